@@ -1,0 +1,111 @@
+# Targets are verbs; `make` alone lists them. Everything that is built goes to
+# build/, but for the library, which is part of the Python package.
+
+PYTHON    ?= python3
+GO        ?= go
+FUZZTIME  ?= 5s
+# Of make demo; see `build/venv/bin/mooncake demo --help`.
+DEMO_ARGS ?=
+# Of the short demo in make test.
+TEST_DEMO_ARGS ?= --requests 6 --memory 128
+BENCH_ARGS     ?=
+PYTEST_ARGS    ?=
+# Releases of upstream's wheel that the interop tests run against: TCP framing
+# version 2; version 1 with one request a connection; version 1 that keeps them.
+UPSTREAM_V2      = 0.3.13.post1
+UPSTREAM_V1      = 0.3.9
+UPSTREAM_V1_KEEP = 0.3.11
+
+export PYTHON GO
+# A Go that is older than go.mod asks for fetches the right one.
+export GOTOOLCHAIN ?= auto
+
+LIB     = python/mooncake/libmooncake.so
+PURE    = ./core/... ./pagealloc/... ./rdma/...
+TOOLS   = tests/tools
+VENV    = build/venv
+# cgo refuses --version-script in its own flags. The path must be absolute: the
+# linker runs in a folder of its own.
+# invalidptr=0: the runtime otherwise aborts the process when it meets a small
+# number in a caller's pointer argument, before we can refuse it.
+LDFLAGS = -X=runtime.godebugDefault=invalidptr=0 -extldflags '"-Wl,--version-script=$(CURDIR)/capi/mooncake.map"'
+PYFILES = $(shell find python -name '*.py' -o -name py.typed) $(wildcard pyproject.toml README.md)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lib check vet fmt race nocgo fuzz abi pytest upstream interop demo test bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## check for compilers and Python; as root install what is missing
+	@$(TOOLS)/setup.sh build
+
+# The library is replaced only by another one, so that what depends on it is not
+# done again, and never written in place: a process may have it mapped.
+lib: ## build python/mooncake/libmooncake.so
+	@mkdir -p build/so
+	$(GO) build -buildvcs=false -trimpath -buildmode=c-shared -ldflags "$(LDFLAGS)" -o build/so/libmooncake.so ./capi
+	@cmp -s build/so/libmooncake.so $(LIB) || { cp build/so/libmooncake.so $(LIB).new && mv $(LIB).new $(LIB); }
+
+check: vet ## go vet, and that every Go file is formatted
+	@unformatted=$$(gofmt -l capi core rdma pagealloc tests); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):" $$unformatted; exit 1; fi
+
+vet: ## go vet
+	$(GO) vet ./...
+
+fmt: ## format every Go file
+	gofmt -l -w capi core rdma pagealloc tests
+
+race: ## every Go test, with the race detector
+	$(GO) test -race ./...
+
+nocgo: ## the pure packages' tests without cgo
+	CGO_ENABLED=0 $(GO) test $(PURE)
+
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	@$(TOOLS)/fuzz.sh $(FUZZTIME)
+
+abi: lib ## header, exports, C and C++ programs
+	@tests/abi/run.sh $(LIB) build/so/libmooncake.h build/abi
+
+# The package as a user gets it: installed, not in place. setuptools keeps build/lib
+# and would put what it finds there into the wheel.
+$(VENV)/installed: $(LIB) $(PYFILES)
+	@$(PYTHON) -m venv $(VENV)
+	@rm -rf build/lib build/bdist.*
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+$(LIB): lib ;
+
+$(VENV)/tests-installed: $(VENV)/installed tests/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+pytest: $(VENV)/tests-installed ## the Python tests, against the installed package
+	$(VENV)/bin/python -m pytest tests --ignore=tests/interop -q -ra --timeout=120 $(PYTEST_ARGS)
+
+upstream: ## install upstream's wheels, each into a virtual environment of its own
+	@$(TOOLS)/setup.sh upstream
+	@$(TOOLS)/upstream.sh build/venv-upstream $(UPSTREAM_V2)
+	@$(TOOLS)/upstream.sh build/venv-upstream-v1 $(UPSTREAM_V1)
+	@$(TOOLS)/upstream.sh build/venv-upstream-v1-keep $(UPSTREAM_V1_KEEP)
+
+interop: $(VENV)/tests-installed upstream ## the tests with upstream's wheels as peers
+	$(VENV)/bin/python -m pytest tests/interop -q -ra --timeout=180 $(PYTEST_ARGS)
+
+demo: setup ## on a fresh checkout: build, install with pip, and move KV pages (DEMO_ARGS)
+	@$(MAKE) --no-print-directory $(VENV)/installed
+	$(VENV)/bin/mooncake demo $(DEMO_ARGS)
+
+test: ## on a fresh checkout: everything above, a short demo, and a summary
+	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
+
+bench: $(VENV)/tests-installed upstream ## TCP writes beside upstream's wheel, in one run (BENCH_ARGS)
+	$(VENV)/bin/python tests/bench/tcp_vs_upstream.py $(BENCH_ARGS)
+
+clean: ## remove everything that was built
+	rm -rf build $(LIB) python/mooncake/libmooncake.h python/*.egg-info .pytest_cache
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +

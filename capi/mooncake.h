@@ -1,0 +1,371 @@
+/*
+ * mooncake.h: the manual of libmooncake.so.
+ *
+ * An engine moves bytes between registered memory of this process and
+ * registered memory of a peer process: KV-cache pages between LLM servers.
+ *
+ *     mc_engine_open -> mc_register -> mc_segment_open -> mc_submit -> mc_wait
+ *
+ * Words. An *engine* is one process's endpoint. A *memory* is one registered
+ * range of this process. A *segment* is the address space that a peer's engine
+ * publishes. A *batch* is the blocks submitted, and waited for, together.
+ *
+ * Results. Every function returns int: MC_OK (0), or a negative MC_E... code;
+ * the text of the calling thread's last failure is mc_last_error(). Results go
+ * through out pointers, which are written on success only unless said
+ * otherwise. An out pointer that is not called optional must not be NULL.
+ *
+ * Handles are integers with a kind and a generation. A handle that was closed,
+ * that was never given out, or that is of another kind, is answered with
+ * MC_EHANDLE. Zero is never a valid handle.
+ *
+ * Pointers that cannot be read or written are answered with MC_EINVAL, in
+ * general: a SIGSEGV handler installed after the library was loaded takes the fault
+ * first. An array that becomes inaccessible in the middle is found when it is read.
+ *
+ * Threads. Every function may be called from any thread at any time, also
+ * several at once on one object.
+ *
+ * Memory. The library never frees, moves or keeps memory of the caller beyond
+ * what is said: strings and arrays are read during the call only; registered
+ * memory stays the caller's, who must keep it mapped until it is deregistered.
+ *
+ * Strings are NUL-terminated UTF-8. Addresses are absolute virtual addresses.
+ * Lengths are bytes. Timeouts are milliseconds.
+ *
+ * Fork. The library does not survive fork() in the child: every function
+ * called there answers MC_EFORKED. Load it after the fork, or use spawn.
+ *
+ * Signals. Loading the library installs the Go runtime's signal handlers
+ * (SIGSEGV, SIGBUS, SIGFPE, SIGPIPE, SIGURG and others), with SA_ONSTACK; they
+ * forward what is not theirs to the handlers that were there before.
+ */
+#ifndef MOONCAKE_H
+#define MOONCAKE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- types ---------------------------------------------------------------- */
+
+typedef uint64_t mc_engine_t;  /* from mc_engine_open, ended by mc_engine_close */
+typedef uint64_t mc_memory_t;  /* from mc_register, ended by mc_deregister */
+typedef uint64_t mc_segment_t; /* from mc_segment_open, ended by mc_segment_close */
+typedef uint64_t mc_batch_t;   /* from mc_submit, ended by mc_batch_close */
+
+/* Status codes. One for each thing a caller can act on. */
+enum {
+    MC_OK = 0,
+    MC_EINVAL = -1,       /* an argument is malformed; the text names it */
+    MC_EHANDLE = -2,      /* closed, stale, or another kind of handle */
+    MC_ENOTFOUND = -3,    /* no such buffer, notification or host name */
+    MC_EADDR = -4,        /* an address range is outside every registered memory */
+    MC_EOVERLAP = -5,     /* the range overlaps memory that is registered already */
+    MC_EFULL = -6,        /* a table or buffer limit was reached; the text names it */
+    MC_ETIMEDOUT = -7,    /* the wait ended first; the batch goes on */
+    MC_EDEADLINE = -8,    /* the batch ran into its deadline and was ended */
+    MC_ECANCELED = -9,    /* the batch was cancelled */
+    MC_EPEER = -10,       /* the peer cannot be reached, or broke the protocol */
+    MC_ERESTARTED = -11,  /* another process answers at the peer's address now */
+    MC_EREJECTED = -12,   /* the peer refused the address range */
+    MC_EFENCED = -13,     /* the peer fenced this engine off while the batch ran */
+    MC_EDEVICE = -14,     /* a local device or the operating system failed */
+    MC_EUNSUPPORTED = -15,/* this build or host cannot do it */
+    MC_EFORKED = -16,     /* called in a forked child */
+    MC_EINTERNAL = -17    /* a bug of the library; the text has the stack */
+};
+
+/* Direction of a batch, seen from this process. */
+enum {
+    MC_READ = 0, /* from the segment into local memory */
+    MC_WRITE = 1 /* from local memory into the segment */
+};
+
+/* State of a batch. */
+enum {
+    MC_BATCH_RUNNING = 0,
+    MC_BATCH_DONE = 1,  /* every byte is in destination memory and visible there */
+    MC_BATCH_FAILED = 2 /* see error and quiet */
+};
+
+/* What is known, after a failure, about late bytes. */
+enum {
+    /* Nothing is known yet (the batch runs), or nothing needs to be (done). */
+    MC_QUIET_NONE = 0,
+    /* Nothing can touch the pages any more, here or at the peer: the peer's
+     * end of every connection that carried the batch is known to be closed. */
+    MC_QUIET_BOTH = 1,
+    /* Nothing in this process touches the pages any more. The peer could not
+     * confirm (it is frozen, or unreachable), so bytes that had reached its host
+     * may still be written there: do not let the peer reuse the destination
+     * pages of a write before it answers again or is known to be dead. */
+    MC_QUIET_LOCAL = 2
+};
+
+/* Set in mc_batch_status_t.flags: at least one block was written to a peer whose
+ * protocol (version 1 of the TCP framing) cannot acknowledge writes. The bytes
+ * were sent and the peer closed the connection in order, no more is known. */
+enum { MC_FLAG_UNCONFIRMED = 1 };
+
+/* Progress or outcome of a batch. */
+typedef struct mc_batch_status {
+    uint32_t state;        /* MC_BATCH_... */
+    uint32_t quiet;        /* MC_QUIET_... */
+    int32_t error;         /* MC_OK, or why the batch failed */
+    uint32_t flags;        /* MC_FLAG_... */
+    uint64_t blocks;       /* blocks submitted */
+    uint64_t runs;         /* contiguous runs found in them, so far */
+    uint64_t bytes;        /* bytes submitted */
+    uint64_t bytes_done;   /* bytes whose arrival is confirmed (v1 writes: sent) */
+    uint64_t duration_ns;  /* from mc_submit to now, or to the end of the batch */
+} mc_batch_status_t;
+
+/* How to open an engine. Zero-fill it, set struct_size, then what you need. */
+typedef struct mc_engine_options {
+    uint64_t struct_size;      /* sizeof(mc_engine_options_t) */
+    const char *metadata;      /* "P2PHANDSHAKE", or NULL for that. Others: MC_EUNSUPPORTED */
+    const char *protocol;      /* "tcp", "rdma", or NULL for the best there is. "rdma" without
+                                  RDMA falls back to tcp with one line in the log */
+    const char *devices;       /* RDMA devices, comma separated; "" or NULL for all */
+    uint32_t rpc_port;         /* port of the handshake listener; 0 picks one at random from
+                                  MC_MIN_RPC_PORT..MC_MAX_RPC_PORT (15000..17000) */
+    uint32_t reserved;         /* must be 0 */
+} mc_engine_options_t;
+
+/* Counters of an engine since it was opened; they never go down but for the last three. */
+typedef struct mc_engine_stats {
+    uint64_t batches;            /* batches submitted */
+    uint64_t batches_failed;     /* of them, ended in failure (cancelled and expired included) */
+    uint64_t blocks;             /* blocks submitted */
+    uint64_t runs;               /* contiguous runs they were merged to */
+    uint64_t bytes_written;      /* confirmed bytes of this engine's own writes */
+    uint64_t bytes_read;         /* confirmed bytes of this engine's own reads */
+    uint64_t served_written;     /* bytes that peers wrote into this engine's memory */
+    uint64_t served_read;        /* bytes that peers read from this engine's memory */
+    uint64_t served_rejected;    /* requests of peers that were refused */
+    uint64_t connections_opened; /* data connections opened by this engine */
+    uint64_t retries;            /* slices sent again after a broken connection */
+    uint64_t memories;           /* memories registered now */
+    uint64_t batches_open;       /* batch handles not closed yet */
+    uint64_t connections;        /* incoming data connections now */
+} mc_engine_stats_t;
+
+/* The Go side of the library includes this header for its types only: cgo
+ * cannot spell the const of the prototypes. */
+#ifndef MC_TYPES_ONLY
+
+/* ---- library -------------------------------------------------------------- */
+
+/* mc_version returns the library's version, such as "0.1.0". Static storage. */
+const char *mc_version(void);
+
+/* mc_last_error returns the text of the calling thread's last failed call, ""
+ * if none failed. The text stays valid until that thread's next mc_ call. */
+const char *mc_last_error(void);
+
+/* mc_status_name returns the name of a status code, such as "MC_EPEER", or
+ * "MC_UNKNOWN". Static storage. */
+const char *mc_status_name(int status);
+
+/* mc_local_topology writes this host's memory locations and the RDMA devices
+ * near each as JSON, {"cpu:0": [[preferred...], [others...]]}. devices is a comma
+ * separated list that limits the devices; NULL or "" for all. At most capacity
+ * bytes are written, NUL included; *out_length is the length without NUL of
+ * the whole text, written also with MC_EFULL (capacity is too small).
+ * out may be NULL when capacity is 0. Does not block.
+ * Returns MC_OK, MC_EFULL, MC_EINVAL. */
+int mc_local_topology(const char *devices, char *out, uint64_t capacity, uint64_t *out_length);
+
+/* ---- engine --------------------------------------------------------------- */
+
+/* mc_engine_open starts an engine: it listens for handshakes and data before
+ * the call returns. name is the host that peers reach this process at: an IPv4
+ * or IPv6 address (bare or in brackets), a host name, or any of them with
+ * ":port"; the port is ignored unless MC_LEGACY_RPC_PORT_BINDING is set (it is
+ * picked, see options). options may be NULL. The MC_* environment variables are
+ * read here, once, with getenv(3).
+ * May block for milliseconds.
+ * A malformed variable is answered with a line in the log and the default.
+ * Returns MC_OK; MC_EINVAL (name empty, name or option malformed); MC_EDEVICE (no
+ * free port); MC_EUNSUPPORTED (metadata store, protocol). */
+int mc_engine_open(const char *name, const mc_engine_options_t *options, mc_engine_t *out);
+
+/* mc_engine_close ends an engine: it fails the batches in flight, stops serving
+ * peers, waits until nothing of this process touches registered memory, and
+ * invalidates the engine's memories, segments and batches.
+ * Blocks, usually for milliseconds, at most for a few seconds.
+ * Returns MC_OK, MC_EHANDLE. */
+int mc_engine_close(mc_engine_t engine);
+
+/* mc_engine_rpc_port gives the port of the handshake listener: peers open this
+ * engine as "<host>:<port>". Does not block. Returns MC_OK, MC_EHANDLE. */
+int mc_engine_rpc_port(mc_engine_t engine, uint16_t *out);
+
+/* mc_engine_session writes the engine's segment name, "<host>:<port>" with an
+ * IPv6 host in brackets. capacity, out_length as in mc_local_topology.
+ * Does not block. Returns MC_OK, MC_EHANDLE, MC_EFULL. */
+int mc_engine_session(mc_engine_t engine, char *out, uint64_t capacity, uint64_t *out_length);
+
+/* mc_engine_stats reads the engine's counters. Does not block.
+ * Returns MC_OK, MC_EHANDLE. */
+int mc_engine_stats(mc_engine_t engine, mc_engine_stats_t *out);
+
+/* ---- memory --------------------------------------------------------------- */
+
+/* mc_register makes [address, address+length) usable as local memory of this
+ * engine's batches, and open to reads and writes of every peer, at once. The
+ * memory must be mapped; it is not touched. Memory mapped read-only can be read
+ * by peers and be the source of writes. location names where it lives, such as
+ * "cpu:0" or "*"; NULL for "*".
+ * Restrictions: keep it mapped until mc_deregister has returned.
+ * Does not block on the network.
+ * Returns MC_OK; MC_EINVAL (address 0, length 0, wraps around); MC_EOVERLAP;
+ * MC_EADDR (not mapped in this process); MC_EUNSUPPORTED (GPU memory: this
+ * build moves host memory only); MC_EFULL (the description of all memories would
+ * exceed MC_HANDSHAKE_MAX_LENGTH, so that peers could not open this engine);
+ * MC_EDEVICE; MC_EHANDLE. */
+int mc_register(mc_engine_t engine, uint64_t address, uint64_t length, const char *location,
+                mc_memory_t *out);
+
+/* mc_register_batch registers count ranges, all or none. addresses, lengths and
+ * out are arrays of count elements; count 0 does nothing. Published once.
+ * Returns as mc_register; the text names the index at fault. */
+int mc_register_batch(mc_engine_t engine, const uint64_t *addresses, const uint64_t *lengths,
+                      uint64_t count, const char *location, mc_memory_t *out);
+
+/* mc_deregister ends a registration. When it returns, nothing of this process
+ * reads or writes the memory: it waits for batches of this engine that use it
+ * (until their end or deadline), and for the piece that a peer is moving right
+ * now; the rest of that peer's request is refused.
+ * Blocks. Returns MC_OK, MC_EHANDLE. */
+int mc_deregister(mc_memory_t memory);
+
+/* mc_deregister_batch ends count registrations: every valid handle, also when
+ * others of the array are not valid. Blocks.
+ * Returns MC_OK, or MC_EHANDLE if at least one handle was not valid. */
+int mc_deregister_batch(const mc_memory_t *memories, uint64_t count);
+
+/* ---- segments ------------------------------------------------------------- */
+
+/* mc_segment_open finds the peer "<host>:<port>" (its session) and reads which
+ * memory it has registered. The segment stands for that process: when another
+ * one answers at the same address later, batches fail with MC_ERESTARTED and
+ * the segment must be opened again. The engine's own session may be opened.
+ * Blocks for a connection and one message (MC_HANDSHAKE_CONNECT_TIMEOUT).
+ * Returns MC_OK; MC_EINVAL (empty name, no or bad port); MC_ENOTFOUND (the host
+ * name does not resolve); MC_EPEER (refused, no or malformed answer);
+ * MC_EUNSUPPORTED (the peer offers no transport that this engine has);
+ * MC_EHANDLE. */
+int mc_segment_open(mc_engine_t engine, const char *name, mc_segment_t *out);
+
+/* mc_segment_buffer gives range index of the memory that the peer had
+ * registered when it was last asked, in the peer's order. Does not block.
+ * Returns MC_OK, MC_ENOTFOUND (index past the last), MC_EHANDLE. */
+int mc_segment_buffer(mc_segment_t segment, uint64_t index, uint64_t *out_address,
+                      uint64_t *out_length);
+
+/* mc_segment_stale tells whether the peer process behind the segment is known to
+ * be gone: *out 1 if so, else 0. Does not block. Returns MC_OK, MC_EHANDLE. */
+int mc_segment_stale(mc_segment_t segment, int32_t *out);
+
+/* mc_segment_close gives the handle back; batches in flight go on. Does not
+ * block. Returns MC_OK, MC_EHANDLE. */
+int mc_segment_close(mc_segment_t segment);
+
+/* ---- batches -------------------------------------------------------------- */
+
+/* mc_submit starts to move count blocks between local memory and segment, and
+ * returns without waiting for them. Block i is length[i] bytes between
+ * local[i] and remote[i], absolute addresses. Every block must lie within
+ * registered memory on both sides; all are checked before the first byte moves.
+ * Neighbours that are contiguous on both sides are moved as one run. Blocks of
+ * length 0 are done at once; so is an empty batch. Blocks have no order; where
+ * destinations overlap the result is one of the blocks, byte by byte.
+ * deadline_ms ends the batch when it is not done by then: > 0 from now; 0 for
+ * the default (MC_TRANSFER_TIMEOUT seconds, 30, plus 1 ns a byte); < 0 for none.
+ * A connection that breaks is opened again and its blocks are sent once more,
+ * after it is known that the old connection can deliver nothing.
+ * Restrictions: until the batch ends do not change the source of a write, and
+ * do not use the destination of a read. The arrays may be freed on return.
+ * Blocks while a window of data is handed to the kernel, and for one message
+ * to the peer when a remote range is not known yet.
+ * Returns MC_OK; MC_EINVAL (op, an array that cannot be read, a range that wraps
+ * around, read-only memory as the destination of a read); MC_EADDR (the text names
+ * the block, and the side); MC_EPEER, MC_ENOTFOUND, MC_ERESTARTED (the peer was
+ * asked for its ranges); MC_EDEVICE; MC_EHANDLE. On error no byte was moved, unless
+ * the arrays were changed during the call, and *out is 0. */
+int mc_submit(mc_segment_t segment, uint32_t op, const uint64_t *local, const uint64_t *remote,
+              const uint64_t *length, uint64_t count, int64_t deadline_ms, mc_batch_t *out);
+
+/* mc_poll reads progress or outcome. Never blocks.
+ * Returns MC_OK (whatever the batch's state), MC_EHANDLE. */
+int mc_poll(mc_batch_t batch, mc_batch_status_t *out);
+
+/* mc_wait waits until the batch has ended: timeout_ms >= 0 at most so long, < 0
+ * without limit. status (optional) is written whenever the handle is valid.
+ * A wait that times out cancels nothing. Several threads may wait.
+ * Blocks, outside the Go runtime.
+ * Returns MC_OK (done); MC_ETIMEDOUT; MC_EHANDLE (also: the engine was closed);
+ * MC_EINVAL (status); else why the batch failed: MC_EDEADLINE, MC_ECANCELED,
+ * MC_EPEER, MC_EREJECTED, MC_ERESTARTED, MC_EFENCED, MC_EADDR (local memory was
+ * unmapped meanwhile); mc_last_error() says whether the peer is quiet. */
+int mc_wait(mc_batch_t batch, int64_t timeout_ms, mc_batch_status_t *status);
+
+/* mc_cancel asks the batch to end: nothing more is posted, the little in flight
+ * drains or its connection is broken, and then the batch fails with
+ * MC_ECANCELED. A batch that ended before stays as it is. Does not block: use
+ * mc_wait to learn when the pages are quiet. Returns MC_OK, MC_EHANDLE. */
+int mc_cancel(mc_batch_t batch);
+
+/* mc_batch_fd gives a file descriptor that becomes readable when the batch ends
+ * (for poll, epoll, asyncio). It belongs to the batch and is closed with it.
+ * Does not block. Returns MC_OK, MC_EHANDLE, MC_EDEVICE. */
+int mc_batch_fd(mc_batch_t batch, int32_t *out);
+
+/* mc_batch_close gives the handle back. A batch that still runs is cancelled and
+ * waited for until nothing here touches its pages.
+ * Blocks if the batch runs. Returns MC_OK, MC_EHANDLE. */
+int mc_batch_close(mc_batch_t batch);
+
+/* ---- peers ---------------------------------------------------------------- */
+
+/* mc_probe asks the peer "<host>:<port>" whether it is alive. timeout_ms bounds it
+ * and must be > 0. Blocks. Returns MC_OK, MC_EINVAL, MC_ENOTFOUND, MC_EPEER,
+ * MC_EHANDLE. */
+int mc_probe(mc_engine_t engine, const char *peer, int64_t timeout_ms);
+
+/* mc_fence makes sure that batches which the peer "<host>:<port>" has started so
+ * far can write no more bytes into this process: it retires the peer's data
+ * connections and waits until nothing of them is served; the peer's batches fail
+ * there with MC_EFENCED, its later ones work. Call it before pages are freed that
+ * a failed peer may still be writing. Peers of another implementation do not say
+ * who they are: for them every data connection from that host that carries no
+ * name is retired; they may connect anew and send again.
+ * timeout_ms bounds it and must be > 0. Blocks.
+ * Returns MC_OK, MC_EINVAL, MC_ENOTFOUND, MC_ETIMEDOUT, MC_EHANDLE. */
+int mc_fence(mc_engine_t engine, const char *peer, int64_t timeout_ms);
+
+/* mc_notify_send leaves a notification, two strings, with the peer "<host>:<port>".
+ * Blocks for one message. Returns MC_OK, MC_EINVAL, MC_ENOTFOUND, MC_EPEER (also
+ * when the peer's list is full), MC_EHANDLE. */
+int mc_notify_send(mc_engine_t engine, const char *peer, const char *name, const char *message);
+
+/* mc_notify_take takes the oldest notification that peers left here. At most
+ * name_capacity and message_capacity bytes are written, NUL included; the out
+ * lengths are those of the whole strings, without NUL, written also with MC_EFULL:
+ * a buffer is too small and nothing was taken. Never blocks.
+ * Returns MC_OK, MC_ENOTFOUND (none), MC_EFULL, MC_EHANDLE. */
+int mc_notify_take(mc_engine_t engine, char *name, uint64_t name_capacity,
+                   uint64_t *out_name_length, char *message, uint64_t message_capacity,
+                   uint64_t *out_message_length);
+
+#endif /* MC_TYPES_ONLY */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MOONCAKE_H */

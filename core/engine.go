@@ -1,0 +1,290 @@
+package core
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"mooncake/core/metadata"
+)
+
+// Engine is one process's endpoint for all transfers. Safe for concurrent use.
+type Engine struct {
+	cfg      Config
+	log      *slog.Logger
+	name     string // segment name: "<host>:<port>"
+	port     uint16
+	instance [16]byte
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+
+	memory    *memoryTable
+	described description
+	control   *metadata.Server
+	client    *metadata.Client
+	mailbox   *metadata.Mailbox
+	transport transport
+	counts    counts
+
+	background sync.WaitGroup // goroutines of the engine itself
+
+	mu        sync.Mutex            // guards what follows
+	processes map[string]*process   // the last one opened by each name
+	live      map[*process]struct{} // all that a segment or a batch refers to
+	batches   map[*Batch]struct{}   // not ended
+	closed    bool
+}
+
+// Open starts an engine that peers reach at name, which is a host as in
+// mc_engine_open. It listens for handshakes and data before Open returns.
+func Open(name string, cfg Config) (*Engine, error) {
+	host, err := metadata.HostOf(name)
+	if err != nil {
+		return nil, errors.WithMessage(ErrInvalid, "engine name: "+reason(err))
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	e := &Engine{cfg: cfg, log: cfg.Log, processes: map[string]*process{},
+		live: map[*process]struct{}{}, batches: map[*Batch]struct{}{}}
+	if _, err := rand.Read(e.instance[:]); err != nil {
+		return nil, errors.Wrap(ErrDevice, "random instance: "+err.Error())
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.memory = newMemoryTable(e.fitsMessage, e.described.drop)
+	e.mailbox = metadata.NewMailbox(0, 0)
+	e.client = &metadata.Client{ConnectTimeout: cfg.ConnectTimeout, ReplyTimeout: max(cfg.ConnectTimeout, 5*time.Second),
+		MaxLength: cfg.MaxMessage, PreferIPv6: cfg.PreferIPv6}
+	listener, err := cfg.listen(name)
+	if err != nil {
+		return nil, err
+	}
+	e.port = metadata.PortOf(listener)
+	e.name = metadata.JoinName(host, e.port)
+	if err := e.serve(listener); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	if cfg.MetricInterval > 0 {
+		e.background.Add(1)
+		go e.logMetrics(cfg.MetricInterval)
+	}
+	e.log.Info("engine open", "name", e.name)
+	return e, nil
+}
+
+// check refuses what this engine does not have.
+func (c *Config) check() error {
+	if c.Metadata != "" && c.Metadata != "P2PHANDSHAKE" {
+		return errors.WithMessagef(ErrUnsupported, "metadata %q: use P2PHANDSHAKE", c.Metadata)
+	}
+	switch c.Protocol {
+	case "", "tcp", "rdma":
+		return nil
+	}
+	return errors.WithMessagef(ErrUnsupported, "protocol %q: use tcp or rdma", c.Protocol)
+}
+
+// listen binds the handshake port.
+func (c *Config) listen(name string) (net.Listener, error) {
+	port := c.RPCPort
+	if port == 0 && c.LegacyPortBinding {
+		_, p, err := metadata.SplitName(name, c.HandshakePort)
+		if err != nil {
+			return nil, errors.WithMessage(ErrInvalid, "engine name: "+reason(err))
+		}
+		port = p
+	}
+	listener, err := c.bind(port)
+	if err != nil {
+		return nil, errors.Wrap(ErrDevice, "handshake listener: "+err.Error())
+	}
+	return listener, nil
+}
+
+// bind listens on a port, or on a random one of the range for 0.
+func (c *Config) bind(port uint16) (net.Listener, error) {
+	if port != 0 {
+		return metadata.ListenPort(port)
+	}
+	return metadata.ListenInRange(c.MinPort, c.MaxPort)
+}
+
+// serve starts the transport and then the handshake listener, so that nobody is
+// told of a transport that is not there yet.
+func (e *Engine) serve(listener net.Listener) error {
+	t, err := e.chooseTransport()
+	if err != nil {
+		return err
+	}
+	e.transport = t
+	e.control, err = metadata.Listen(metadata.ServerConfig{Listener: listener, MaxLength: e.cfg.MaxMessage, Logger: e.log},
+		metadata.Handlers{Metadata: e.describe, Notify: e.mailbox.Put})
+	if err != nil {
+		t.close()
+		return errors.Wrap(ErrDevice, "handshake listener: "+err.Error())
+	}
+	return nil
+}
+
+var rdmaFallback sync.Once
+
+// chooseTransport picks the best transport there is: tcp, in this build.
+func (e *Engine) chooseTransport() (transport, error) {
+	if e.cfg.Protocol == "rdma" && !e.cfg.ForceTCP {
+		// Once a process: servers open several engines.
+		rdmaFallback.Do(func() {
+			e.log.Warn("rdma was asked for, and this build moves bytes over tcp only: using tcp (MC_FORCE_TCP=1 or protocol tcp silences this)")
+		})
+	}
+	return newTCPTransport(e)
+}
+
+// Close ends the engine: batches in flight fail, peers are served no more, and
+// nothing of this process touches registered memory when it returns. Twice is
+// ErrClosed.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return errors.WithMessage(ErrClosed, "engine")
+	}
+	e.closed = true
+	running := make([]*Batch, 0, len(e.batches))
+	for b := range e.batches {
+		running = append(running, b)
+	}
+	open := make([]*process, 0, len(e.live))
+	for p := range e.live {
+		open = append(open, p)
+	}
+	e.mu.Unlock()
+	e.cancel()
+	for _, b := range running {
+		b.abort(errors.WithMessage(ErrClosed, "engine"))
+	}
+	for _, b := range running {
+		<-b.done
+	}
+	for _, p := range open {
+		p.path.close()
+	}
+	e.control.Close()
+	e.transport.close()
+	e.background.Wait()
+	e.memory.close()
+	return nil
+}
+
+// Name returns the engine's segment name, "<host>:<port>": its session.
+func (e *Engine) Name() string { return e.name }
+
+// Port returns the port of the handshake listener.
+func (e *Engine) Port() uint16 { return e.port }
+
+// Register makes ranges of this process's memory usable by batches and open to
+// peers, all or none. The memory must be mapped and stay so until deregistered;
+// it is not touched.
+func (e *Engine) Register(ranges []Range, location string) ([]*Memory, error) {
+	return e.memory.add(ranges, location)
+}
+
+// OpenSegment finds the peer named "<host>:<port>" and reads which memory it has
+// registered. It blocks for one message.
+func (e *Engine) OpenSegment(ctx context.Context, name string) (*Segment, error) {
+	name, err := peerName(name)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	d, err := e.fetch(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, errors.WithMessage(ErrClosed, "engine")
+	}
+	p := e.processes[name]
+	if p == nil || p.identity != identityOf(d) || p.gone.Load() {
+		p = &process{engine: e, name: name, identity: identityOf(d), asking: make(chan struct{}, 1)}
+		p.learn(d, began)
+		if p.path, err = e.transport.reach(p); err != nil {
+			return nil, err
+		}
+		e.processes[name] = p
+		e.live[p] = struct{}{}
+	} else {
+		p.learn(d, began)
+	}
+	p.refs++
+	return &Segment{process: p}, nil
+}
+
+// peerName checks the name of a peer; leading slashes are dropped, as upstream does.
+func peerName(name string) (string, error) {
+	name = strings.TrimLeft(name, "/")
+	if _, port, err := metadata.SplitName(name, 0); err != nil {
+		return "", errors.WithMessage(ErrInvalid, "peer: "+reason(err))
+	} else if port == 0 {
+		return "", errors.WithMessagef(ErrInvalid, "peer: %q has no port; a peer is named <host>:<port>, its session", name)
+	}
+	return name, nil
+}
+
+// holdProcess takes a reference for a batch; ErrClosed once the engine closes.
+func (e *Engine) holdProcess(p *process) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || p.refs == 0 {
+		return errors.WithMessage(ErrClosed, "engine or segment")
+	}
+	p.refs++
+	return nil
+}
+
+// dropProcess forgets a process that nobody refers to. e.mu is held.
+func (e *Engine) dropProcess(p *process) {
+	delete(e.live, p)
+	if e.processes[p.name] == p {
+		delete(e.processes, p.name)
+	}
+}
+
+// newBatch makes a batch that runs, but has not begun.
+func (e *Engine) newBatch(op Op, blocks Blocks) (*Batch, error) {
+	w, err := words.get()
+	if err != nil {
+		return nil, err
+	}
+	b := &Batch{engine: e, op: op, blocks: uint64(len(blocks.Length)), bytes: blocks.bytes(), began: time.Now(),
+		word: w, wordWas: w.p.Load(), done: make(chan struct{}), fd: -1}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		words.put(w)
+		return nil, errors.WithMessage(ErrClosed, "engine")
+	}
+	e.batches[b] = struct{}{}
+	e.counts.batches.Add(1)
+	e.counts.blocks.Add(b.blocks)
+	e.counts.open.Add(1)
+	return b, nil
+}
+
+func (e *Engine) forgetBatch(b *Batch) {
+	e.mu.Lock()
+	delete(e.batches, b)
+	e.mu.Unlock()
+}
+
+// instanceText is the engine's instance as its descriptor has it.
+func (e *Engine) instanceText() string { return hex.EncodeToString(e.instance[:]) }

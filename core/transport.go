@@ -1,0 +1,62 @@
+package core
+
+import (
+	"context"
+	"net/netip"
+
+	"mooncake/core/metadata"
+)
+
+// A transport moves slices between this process and one class of peers, and
+// serves peers that move bytes here.
+type transport interface {
+	// describe adds to this engine's descriptor what peers must know.
+	describe(d *metadata.Descriptor)
+	// reach prepares the initiator's side of a peer process; it does not connect.
+	reach(p *process) (path, error)
+	// fence makes sure that a peer's batches so far write nothing more here. met
+	// tells whether the peer ever introduced itself.
+	fence(ctx context.Context, who peerIdentity) (met bool, err error)
+	// counters adds this transport's numbers to s.
+	counters(s *Stats)
+	// close stops serving and returns when nothing of this transport touches
+	// registered memory any more. Paths are closed before.
+	close()
+}
+
+// path is a transport's way to one peer process.
+type path interface {
+	// post queues a batch's work; its slices leave when it is pushed.
+	post(op Op, w *work) posting
+	// broken tells whether a connection of the path is known to have broken, by
+	// which a peer also says that it has fenced this engine off.
+	broken() bool
+	// close ends all postings and returns when no connection is left.
+	close()
+}
+
+// posting is one batch's work on a path. How it went comes back to the batch:
+// delivered as it proceeds, ended exactly once.
+type posting interface {
+	// push says that the work has more slices.
+	push()
+	// seal says that the work will get no more slices.
+	seal()
+	// quiesce makes the posting end with cause, once nothing of it can touch
+	// pages here, and if possible at the peer. Does not block.
+	quiesce(cause error)
+}
+
+// ending is how a posting ended.
+type ending struct {
+	err         error
+	quiet       bool // also at the peer
+	unconfirmed bool
+}
+
+// peerIdentity is what is known about a peer to be fenced off.
+type peerIdentity struct {
+	instance string   // hex, "" if unknown
+	names    []string // under which it may have introduced itself
+	addrs    []netip.Addr
+}

@@ -1,0 +1,135 @@
+/*
+ * Prints what a caller compiles in from mooncake.h, as JSON: size, alignment and
+ * fields (offset, size) of every struct, and every constant. check.py makes sure
+ * that nothing of the header is missing here; the ctypes package is compared with
+ * the output.
+ */
+#include "mooncake.h"
+
+#include <stdalign.h>
+#include <stddef.h>
+#include <stdio.h>
+
+static const char *separator;
+
+static void next(void) {
+    printf("%s", separator);
+    separator = ",";
+}
+
+static void begin_struct(const char *name, size_t size, size_t alignment) {
+    next();
+    printf("\n    \"%s\": {\"size\": %zu, \"align\": %zu, \"fields\": {", name, size, alignment);
+    separator = "";
+}
+
+static void end_struct(void) {
+    printf("}}");
+    separator = ",";
+}
+
+static void field(const char *name, size_t offset, size_t size) {
+    next();
+    printf("\n      \"%s\": {\"offset\": %zu, \"size\": %zu}", name, offset, size);
+}
+
+static void constant(const char *name, long long value) {
+    next();
+    printf("\n    \"%s\": %lld", name, value);
+}
+
+#define BEGIN(type) begin_struct(#type, sizeof(type), alignof(type))
+#define FIELD(type, name) field(#name, offsetof(type, name), sizeof(((type *)0)->name))
+#define CONSTANT(name) constant(#name, name)
+
+static void structs(void) {
+    BEGIN(mc_batch_status_t);
+    FIELD(mc_batch_status_t, state);
+    FIELD(mc_batch_status_t, quiet);
+    FIELD(mc_batch_status_t, error);
+    FIELD(mc_batch_status_t, flags);
+    FIELD(mc_batch_status_t, blocks);
+    FIELD(mc_batch_status_t, runs);
+    FIELD(mc_batch_status_t, bytes);
+    FIELD(mc_batch_status_t, bytes_done);
+    FIELD(mc_batch_status_t, duration_ns);
+    end_struct();
+
+    BEGIN(mc_engine_options_t);
+    FIELD(mc_engine_options_t, struct_size);
+    FIELD(mc_engine_options_t, metadata);
+    FIELD(mc_engine_options_t, protocol);
+    FIELD(mc_engine_options_t, devices);
+    FIELD(mc_engine_options_t, rpc_port);
+    FIELD(mc_engine_options_t, reserved);
+    end_struct();
+
+    BEGIN(mc_engine_stats_t);
+    FIELD(mc_engine_stats_t, batches);
+    FIELD(mc_engine_stats_t, batches_failed);
+    FIELD(mc_engine_stats_t, blocks);
+    FIELD(mc_engine_stats_t, runs);
+    FIELD(mc_engine_stats_t, bytes_written);
+    FIELD(mc_engine_stats_t, bytes_read);
+    FIELD(mc_engine_stats_t, served_written);
+    FIELD(mc_engine_stats_t, served_read);
+    FIELD(mc_engine_stats_t, served_rejected);
+    FIELD(mc_engine_stats_t, connections_opened);
+    FIELD(mc_engine_stats_t, retries);
+    FIELD(mc_engine_stats_t, memories);
+    FIELD(mc_engine_stats_t, batches_open);
+    FIELD(mc_engine_stats_t, connections);
+    end_struct();
+
+    /* Handles are plain integers: no fields. */
+    BEGIN(mc_engine_t);
+    end_struct();
+    BEGIN(mc_memory_t);
+    end_struct();
+    BEGIN(mc_segment_t);
+    end_struct();
+    BEGIN(mc_batch_t);
+    end_struct();
+}
+
+static void constants(void) {
+    CONSTANT(MC_OK);
+    CONSTANT(MC_EINVAL);
+    CONSTANT(MC_EHANDLE);
+    CONSTANT(MC_ENOTFOUND);
+    CONSTANT(MC_EADDR);
+    CONSTANT(MC_EOVERLAP);
+    CONSTANT(MC_EFULL);
+    CONSTANT(MC_ETIMEDOUT);
+    CONSTANT(MC_EDEADLINE);
+    CONSTANT(MC_ECANCELED);
+    CONSTANT(MC_EPEER);
+    CONSTANT(MC_ERESTARTED);
+    CONSTANT(MC_EREJECTED);
+    CONSTANT(MC_EFENCED);
+    CONSTANT(MC_EDEVICE);
+    CONSTANT(MC_EUNSUPPORTED);
+    CONSTANT(MC_EFORKED);
+    CONSTANT(MC_EINTERNAL);
+
+    CONSTANT(MC_READ);
+    CONSTANT(MC_WRITE);
+    CONSTANT(MC_BATCH_RUNNING);
+    CONSTANT(MC_BATCH_DONE);
+    CONSTANT(MC_BATCH_FAILED);
+    CONSTANT(MC_QUIET_NONE);
+    CONSTANT(MC_QUIET_BOTH);
+    CONSTANT(MC_QUIET_LOCAL);
+    CONSTANT(MC_FLAG_UNCONFIRMED);
+}
+
+int main(void) {
+    printf("{\n  \"structs\": {");
+    separator = "";
+    structs();
+    printf("\n  },\n  \"constants\": {");
+    separator = "";
+    constants();
+    printf("\n  }\n}\n");
+    return ferror(stdout) != 0;
+}

@@ -1,0 +1,121 @@
+"""An engine in a process of its own, told what to do by JSON lines on standard input.
+
+    peer.py HOST RPC_PORT
+
+Prints {"session": ...}, then one line for each command. Ends at the end of its input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from kit import Pages, map_at, pattern
+from mooncake import Batch, Engine, Memory, MooncakeError, Op, Segment
+
+
+class Commands:
+    """One method a command; keywords are its arguments, the result is the answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.arrays: dict[str, np.ndarray] = {}
+        self.memories: dict[str, Memory] = {}
+        self.keep: list[object] = []
+        self.segments: dict[str, Segment] = {}
+        self.batches: list[Batch] = []
+
+    def memory(
+        self, name: str, size: int, seed: int | None, at: int = 0, register: bool = True
+    ) -> dict[str, Any]:
+        if at:
+            raw = (ctypes.c_uint8 * size).from_address(map_at(at, size))
+            array = np.ctypeslib.as_array(raw)
+        else:
+            pages = Pages(size)
+            self.keep.append(pages)
+            array = pages.array
+        if seed is not None:
+            array[:] = pattern(size, seed)
+        self.arrays[name] = array
+        if register:
+            self.register(name)
+        return {"address": int(array.ctypes.data)}
+
+    def register(self, name: str) -> dict[str, Any]:
+        self.memories[name] = self.engine.register(self.arrays[name])
+        return {}
+
+    def deregister(self, name: str) -> dict[str, Any]:
+        self.memories.pop(name).deregister()
+        return {}
+
+    def fill(self, name: str, value: int) -> dict[str, Any]:
+        self.arrays[name][:] = value
+        return {}
+
+    def sha(self, name: str) -> dict[str, Any]:
+        return {"sha": hashlib.sha256(self.arrays[name].data).hexdigest()}
+
+    def count(self, name: str, value: int) -> dict[str, Any]:
+        return {"count": int(np.count_nonzero(self.arrays[name] == value))}
+
+    def strange(self, name: str, seed: int) -> dict[str, Any]:
+        array = self.arrays[name]
+        odd = (array != 0) & (array != pattern(array.size, seed))
+        return {"count": int(np.count_nonzero(odd))}
+
+    def open(self, session: str) -> dict[str, Any]:
+        self.segments[session] = self.engine.open_segment(session)
+        return {}
+
+    def submit(
+        self, session: str, kind: str, local: Any, remote: Any, lengths: Any, deadline: float | None
+    ) -> dict[str, Any]:
+        op = Op.WRITE if kind == "write" else Op.READ
+        batch = self.segments[session].submit(op, local, remote, lengths, deadline=deadline)
+        self.batches.append(batch)
+        return {"batch": len(self.batches) - 1}
+
+    def wait(self, batch: int) -> dict[str, Any]:
+        with self.batches[batch] as one:
+            return {"bytes": one.wait().bytes_done}
+
+    def fence(self, session: str, timeout: float) -> dict[str, Any]:
+        self.engine.fence(session, timeout)
+        return {}
+
+    def notify(self, session: str, name: str, message: str) -> dict[str, Any]:
+        self.engine.notify(session, name, message)
+        return {}
+
+    def notifications(self) -> dict[str, Any]:
+        return {"notifications": self.engine.notifications()}
+
+    def stats(self) -> dict[str, Any]:
+        return vars(self.engine.stats())
+
+
+def main(host: str, rpc_port: str) -> None:
+    with Engine(host, rpc_port=int(rpc_port)) as engine:
+        commands = Commands(engine)
+        print(json.dumps({"session": engine.session}), flush=True)
+        for line in sys.stdin:
+            arguments = json.loads(line)
+            try:
+                answer = getattr(commands, arguments.pop("op"))(**arguments)
+            except Exception as error:
+                quiet = error.quiet if isinstance(error, MooncakeError) else None
+                answer = {"error": type(error).__name__, "text": str(error), "quiet": quiet}
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

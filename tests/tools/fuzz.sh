@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs every fuzz target of the module, one after the other:
+#
+#   fuzz.sh TIME        such as 5s
+#
+# Environment: GO.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+time=${1:?usage: fuzz.sh TIME, such as 5s}
+go=${GO:-go} count=0
+
+while IFS=: read -r file name; do
+    package=./$(dirname "$file")
+    echo "fuzz: $package $name, $time"
+    # -run '^$': the other tests have a target of their own in the Makefile.
+    "$go" test "$package" -run '^$' -fuzz "^$name\$" -fuzztime "$time"
+    count=$((count + 1))
+done < <(grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' capi core pagealloc rdma tests | sed 's/func //' | sort)
+
+if [ "$count" -eq 0 ]; then
+    echo "fuzz: found no fuzz target" >&2
+    exit 1
+fi
+echo "fuzz: $count targets passed"
