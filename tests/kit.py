@@ -128,11 +128,16 @@ def pattern(size: int, seed: int) -> np.ndarray:
 
 
 class Pages:
-    """Mapped pages with their address, as a numpy array of bytes. Not registered."""
+    """Mapped pages with their address, as a numpy array of bytes. Not registered.
+
+    A page on either side belongs to the mapping and to nobody else: the kernel likes to put
+    mappings side by side, and two that are registered and adjoin are one range to a peer.
+    """
 
     def __init__(self, size: int, seed: int | None = None) -> None:
         self.size = size
-        self.map = mmap.mmap(-1, size)
+        margin = mmap.PAGESIZE
+        self.map = memoryview(mmap.mmap(-1, margin + size + margin))[margin : margin + size]
         self.array = np.frombuffer(self.map, dtype=np.uint8)
         self.address = int(self.array.ctypes.data)
         if seed is not None:
