@@ -28,6 +28,7 @@ type Config struct {
 	NoMetaCache       bool          // MC_DISABLE_METACACHE: ask the peer before every batch
 	Lanes             int           // MC_TCP_LANES_PER_PEER
 	ForceV1           bool          // MC_TCP_PROTO=1
+	PlainFraming      bool          // MC_TCP_PROTO=2: upstream's framing, also between two of this kind
 	StatusTimeout     time.Duration // MC_TCP_STATUS_TIMEOUT_SEC
 	MetricInterval    time.Duration // MC_TE_METRIC, MC_TE_METRIC_INTERVAL_SECONDS; 0: off
 }
@@ -69,8 +70,11 @@ func ConfigFromEnv(getenv Getenv) Config {
 	}
 	// A transfer may not be cut off before a slow link has had a chance.
 	c.TransferTimeout = max(c.TransferTimeout, 5*time.Second)
-	if v, _ := getenv("MC_TCP_PROTO"); v == "1" {
+	switch v, _ := getenv("MC_TCP_PROTO"); v {
+	case "1":
 		c.ForceV1 = true
+	case "2":
+		c.PlainFraming = true
 	}
 	if e.boolean("MC_TE_METRIC") {
 		c.MetricInterval = time.Duration(e.number("MC_TE_METRIC_INTERVAL_SECONDS", 5, 1, 86400)) * time.Second

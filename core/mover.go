@@ -14,6 +14,8 @@ type mover interface {
 	Direct() bool
 	Store(addr uint64, p []byte) error
 	Load(p []byte, addr uint64) error
+	Scatter(addr, length []uint64, p []byte) error
+	Gather(p []byte, addr, length []uint64) error
 }
 
 // errFault: a caller's memory could not be accessed.
@@ -49,17 +51,50 @@ func (hostMover) Load(p []byte, addr uint64) (err error) {
 	return nil
 }
 
+// Scatter and Gather take faults once for all ranges: for short ones that costs as
+// much as the copy. The caller keeps p short, so that no copy is long.
+func (hostMover) Scatter(addr, length []uint64, p []byte) (err error) {
+	var i int
+	defer faultAmong(debug.SetPanicOnFault(true), addr, &i, &err)
+	for i = range addr {
+		p = p[copy(hostBytes(addr[i], int(length[i])), p):]
+	}
+	return nil
+}
+
+func (hostMover) Gather(p []byte, addr, length []uint64) (err error) {
+	var i int
+	defer faultAmong(debug.SetPanicOnFault(true), addr, &i, &err)
+	for i = range addr {
+		p = p[copy(p, hostBytes(addr[i], int(length[i]))):]
+	}
+	return nil
+}
+
 // faultToError turns the panic of an access to unmapped memory into an error, and
 // restores what SetPanicOnFault was before.
 func faultToError(before bool, addr uint64, err *error) {
 	debug.SetPanicOnFault(before)
 	if p := recover(); p != nil {
-		fault, ok := p.(interface{ Addr() uintptr })
-		if !ok {
-			panic(p)
-		}
-		*err = errors.WithMessagef(errFault, "%#x, while copying from or to %#x", fault.Addr(), addr)
+		*err = faultError(p, addr)
 	}
+}
+
+// faultAmong does the same for a list of ranges, of which i was being copied.
+func faultAmong(before bool, addr []uint64, i *int, err *error) {
+	debug.SetPanicOnFault(before)
+	if p := recover(); p != nil {
+		*err = faultError(p, addr[*i])
+	}
+}
+
+// faultError is the error for a fault; other panics go on.
+func faultError(p any, addr uint64) error {
+	fault, ok := p.(interface{ Addr() uintptr })
+	if !ok {
+		panic(p)
+	}
+	return errors.WithMessagef(errFault, "%#x, while copying from or to %#x", fault.Addr(), addr)
 }
 
 // hostBytes views a caller's memory as bytes, for the time of one copy. The

@@ -19,6 +19,7 @@ import (
 type tcpTransport struct {
 	engine *Engine
 	server *tcp.Server
+	hello  int // the highest version of the hello that this engine will use
 }
 
 func newTCPTransport(e *Engine) (*tcpTransport, error) {
@@ -26,7 +27,10 @@ func newTCPTransport(e *Engine) (*tcpTransport, error) {
 	if err != nil {
 		return nil, errors.Wrap(ErrDevice, "data listener: "+err.Error())
 	}
-	t := &tcpTransport{engine: e}
+	t := &tcpTransport{engine: e, hello: tcp.HelloVersion}
+	if e.cfg.PlainFraming {
+		t.hello = tcp.HelloFirst
+	}
 	t.server = tcp.NewServer(listener, tcp.ServerConfig{Memory: regionsOf{e.memory}, Instance: e.instance, Log: e.log,
 		Fenced: e.described.drop}) // the descriptor says how many fences there were
 	return t, nil
@@ -46,7 +50,7 @@ func (t *tcpTransport) describe(d *metadata.Descriptor) {
 	d.Protocol = metadata.ProtocolTCP
 	d.TCPDataPort = t.server.Port()
 	d.TCPProtoVersion = 2
-	d.Extension.Hello = tcp.HelloVersion
+	d.Extension.Hello = t.hello
 	d.Extension.Fences = t.server.Fences()
 }
 
@@ -183,7 +187,7 @@ func (t *tcpDialer) verify(ctx context.Context, conn *net.TCPConn) (tcp.Link, er
 	ext := t.process.known.Load().descriptor.Extension
 	if ext != nil && ext.Hello >= 1 && t.version == 2 {
 		e := t.transport.engine
-		hello := tcp.Hello{From: e.instance, Name: e.name}
+		hello := tcp.Hello{Version: t.helloVersion(ext), From: e.instance, Name: e.name}
 		target, err := hex.DecodeString(ext.Instance)
 		if err != nil {
 			return link, errors.WithMessage(tcp.ErrProtocol, "instance: "+err.Error())
@@ -193,7 +197,7 @@ func (t *tcpDialer) verify(ctx context.Context, conn *net.TCPConn) (tcp.Link, er
 		if errors.Is(err, tcp.ErrRestarted) {
 			t.process.gone.Store(true)
 		}
-		link.Fenced = greeting.Fenced
+		link.Fenced, link.Many = greeting.Fenced, hello.Version >= tcp.HelloMany
 		if greeting.Fenced > t.process.fences() {
 			t.process.suspect.Store(true) // later batches must know of it
 		}
@@ -212,6 +216,11 @@ func (t *tcpDialer) verify(ctx context.Context, conn *net.TCPConn) (tcp.Link, er
 	now := time.Now()
 	t.verified.Store(&now)
 	return link, nil
+}
+
+// helloVersion is the hello for a peer: the best that both sides know.
+func (t *tcpDialer) helloVersion(ext *metadata.Extension) int {
+	return min(ext.Hello, t.transport.hello)
 }
 
 // covered asks the peer for its ranges and tells whether it has all of a slice

@@ -10,7 +10,10 @@ const (
 	maxAnswerIovecs  = 512
 	maxAnswerRegions = 8
 	maxAnswerBytes   = 1 << 20
-	stagingSize      = 256 << 10
+	// gatherMax is the longest piece that is copied into a row with others rather
+	// than named to the kernel: a range costs it as much as copying that.
+	gatherMax   = 2 << 10
+	stagingSize = 256 << 10
 )
 
 // okStatuses is a row of equal statuses, so that many answers are one iovec.
@@ -31,7 +34,8 @@ type answers struct {
 	regions []Region // whose memory iov names
 	bytes   uint64
 	oks     uint64 // statuses in the last iovec, if that holds statuses
-	staging []byte // for memory that system calls cannot read
+	staging []byte // for short payloads, and memory that system calls cannot read
+	used    int    // bytes of it in iov
 }
 
 // ok queues a good status.
@@ -51,7 +55,7 @@ func (a *answers) ok(c *conn) error {
 
 // payload queues n bytes at addr in region.
 func (a *answers) payload(c *conn, region Region, addr, n uint64) error {
-	if !region.Direct() {
+	if n <= gatherMax || !region.Direct() {
 		return a.staged(c, region, addr, n)
 	}
 	if err := a.room(c); err != nil {
@@ -89,29 +93,45 @@ func (a *answers) room(c *conn) error {
 	return a.flush(c)
 }
 
-// staged sends a payload that must be copied out first.
+// staged queues a payload that is copied out first.
 func (a *answers) staged(c *conn, region Region, addr, n uint64) error {
 	if a.staging == nil {
 		a.staging = make([]byte, stagingSize)
 	}
 	for n > 0 {
-		if err := a.flush(c); err != nil {
+		if a.used == stagingSize {
+			if err := a.flush(c); err != nil {
+				return err
+			}
+		}
+		if err := a.room(c); err != nil {
 			return err
 		}
-		p := a.staging[:min(n, stagingSize)]
-		if !region.Pin() {
+		p := a.staging[a.used:min(stagingSize, uint64(a.used)+n)]
+		if !c.hold(region) {
 			return errGone
 		}
-		err := load(region, p, addr)
-		region.Unpin()
-		if err != nil {
+		if err := load(region, p, addr); err != nil {
 			return err
 		}
-		a.iov = append(a.iov, bytesVec(p))
+		a.chunk(p)
 		addr += uint64(len(p))
 		n -= uint64(len(p))
 	}
-	return a.flush(c)
+	return nil
+}
+
+// chunk queues the next bytes of the staging buffer.
+func (a *answers) chunk(p []byte) {
+	v := bytesVec(p)
+	if last := len(a.iov) - 1; last >= 0 && a.used > 0 && a.iov[last].base+a.iov[last].len == v.base {
+		a.iov[last].len += v.len
+	} else {
+		a.iov = append(a.iov, v)
+	}
+	a.used += len(p)
+	a.oks = 0
+	a.bytes += v.len
 }
 
 // flush sends what is queued; memory is pinned around each system call only.
@@ -143,6 +163,6 @@ func (a *answers) flush(c *conn) error {
 	a.iov = a.iov[:0]
 	clear(a.regions)
 	a.regions = a.regions[:0]
-	a.bytes, a.oks = 0, 0
+	a.bytes, a.oks, a.used = 0, 0, 0
 	return nil
 }

@@ -165,6 +165,11 @@ func (m *stuck) Store(addr uint64, p []byte) error {
 	return m.device.Store(addr, p)
 }
 
+func (m *stuck) Scatter(addr, length []uint64, p []byte) error {
+	<-m.gate
+	return m.device.Scatter(addr, length, p)
+}
+
 // What the server remembers of peers is bounded, and forgetting errs on the safe
 // side: a peer that was fenced stays so.
 func TestFenceMemoryIsBounded(t *testing.T) {

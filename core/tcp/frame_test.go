@@ -74,7 +74,10 @@ func TestHelloOnTheWire(t *testing.T) {
 	b := h.encode()
 	head := parseHeader(b)
 	require.EqualValues(t, opHello|flagV2, head.op)
-	require.EqualValues(t, HelloVersion, head.addr)
+	require.EqualValues(t, HelloFirst, head.addr)
+	h.Version = HelloMany
+	require.EqualValues(t, HelloMany, parseHeader(h.encode()).addr)
+	h.Version = 0 // the server takes it from the header
 	require.EqualValues(t, len(b)-HeaderSize, head.size)
 	got, err := decodeHello(b[HeaderSize:])
 	require.NoError(t, err)

@@ -12,7 +12,13 @@ import (
 
 // HelloVersion is the hello that this package speaks. A descriptor announces
 // it; initiators use the smaller of both sides' numbers, 0 for none.
-const HelloVersion = 1
+const HelloVersion = HelloMany
+
+// What the versions mean.
+const (
+	HelloFirst = 1 // introductions and fences
+	HelloMany  = 2 // and messages of many ranges, see many.go
+)
 
 // Instance identifies one start of one engine.
 type Instance [16]byte
@@ -25,9 +31,10 @@ const (
 
 // Hello is what an initiator says first on a connection.
 type Hello struct {
-	Target Instance // the process it means to reach
-	From   Instance // itself
-	Name   string   // its own segment name, by which it can be fenced
+	Version int      // what this connection will use, at most what the peer announced
+	Target  Instance // the process it means to reach
+	From    Instance // itself
+	Name    string   // its own segment name, by which it can be fenced
 }
 
 // Greeting is the server's answer.
@@ -84,7 +91,7 @@ func greet(conn net.Conn, hello Hello) (Greeting, error) {
 func (h Hello) encode() []byte {
 	name := h.Name[:min(len(h.Name), 1024)]
 	b := make([]byte, HeaderSize, HeaderSize+helloFixedSize+len(name))
-	header{size: uint64(helloFixedSize + len(name)), addr: HelloVersion, op: opHello | flagV2}.put(b)
+	header{size: uint64(helloFixedSize + len(name)), addr: uint64(max(h.Version, HelloFirst)), op: opHello | flagV2}.put(b)
 	b = append(b, h.Target[:]...)
 	b = append(b, h.From[:]...)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(name)))

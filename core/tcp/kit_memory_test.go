@@ -61,6 +61,26 @@ func (host) Load(p []byte, addr uint64) (err error) {
 	return nil
 }
 
+func (h host) Scatter(addr, length []uint64, p []byte) error {
+	for i := range addr {
+		if err := h.Store(addr[i], p[:length[i]]); err != nil {
+			return err
+		}
+		p = p[length[i]:]
+	}
+	return nil
+}
+
+func (h host) Gather(p []byte, addr, length []uint64) error {
+	for i := range addr {
+		if err := h.Load(p[:length[i]], addr[i]); err != nil {
+			return err
+		}
+		p = p[length[i]:]
+	}
+	return nil
+}
+
 func faultToError(before bool, err *error) {
 	debug.SetPanicOnFault(before)
 	if p := recover(); p != nil {
@@ -97,6 +117,26 @@ func (d *device) Store(addr uint64, p []byte) error {
 	b, err := d.at(addr, len(p))
 	copy(b, p)
 	return err
+}
+
+func (d *device) Scatter(addr, length []uint64, p []byte) error {
+	for i := range addr {
+		if err := d.Store(addr[i], p[:length[i]]); err != nil {
+			return err
+		}
+		p = p[length[i]:]
+	}
+	return nil
+}
+
+func (d *device) Gather(p []byte, addr, length []uint64) error {
+	for i := range addr {
+		if err := d.Load(p[:length[i]], addr[i]); err != nil {
+			return err
+		}
+		p = p[length[i]:]
+	}
+	return nil
 }
 
 func (d *device) Load(p []byte, addr uint64) error {

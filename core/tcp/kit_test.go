@@ -225,6 +225,7 @@ func (d *dialer) dial(ctx context.Context) (Link, error) {
 		return Link{}, err
 	}
 	link.Fenced = g.Fenced
+	link.Many = d.hello.Version >= HelloMany
 	return link, nil
 }
 
@@ -252,6 +253,18 @@ func startPeer(t testing.TB, addr string, set ...func(*PeerConfig, *dialer)) *Pe
 
 func version1(cfg *PeerConfig, d *dialer) { cfg.Version = 1 }
 
+// framings are how slices go over the wire between two of this kind: many to a
+// message, or each with a request of its own, as with others.
+var framings = map[string]func(*PeerConfig, *dialer){"many": many, "each": func(*PeerConfig, *dialer) {}}
+
+// framing is what newPair's peers use. See both; no test runs beside another.
+var framing = framings["many"]
+
+// many agrees on messages of many ranges with a server of startServer's.
+func many(cfg *PeerConfig, d *dialer) {
+	d.hello = &Hello{Version: HelloMany, Target: Instance{1, 2, 3}, From: Instance{7}, Name: "near"}
+}
+
 func lanes(n int) func(*PeerConfig, *dialer) {
 	return func(cfg *PeerConfig, d *dialer) { cfg.Lanes = n }
 }
@@ -269,7 +282,7 @@ func newPair(t testing.TB, size int, set ...func(*PeerConfig, *dialer)) *pair {
 	p := &pair{near: newArena(t, size), far: newArena(t, size), table: &table{}}
 	p.region = p.table.add(newRegion(host{}, p.far.addr(), p.far.end()))
 	p.server = startServer(t, p.table)
-	p.peer = startPeer(t, p.server.listener.Addr().String(), set...)
+	p.peer = startPeer(t, p.server.listener.Addr().String(), append([]func(*PeerConfig, *dialer){framing}, set...)...)
 	return p
 }
 

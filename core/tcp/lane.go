@@ -12,7 +12,7 @@ import (
 const (
 	// quantum is how many slices a lane takes from one posting before the next
 	// posting has its turn; with their headers they fit one system call.
-	quantum = 256
+	quantum = 512
 	// quantumBytes bounds the same in bytes.
 	quantumBytes = 1 << 20
 	// laneWindow bounds the bytes sent, or asked for, and not yet confirmed.
@@ -38,6 +38,7 @@ const (
 type lane struct {
 	peer   *Peer
 	sock   *socket
+	many   bool   // slices go many to a message
 	fenced uint64 // the peer's last fence of this engine, when the lane opened
 	born   uint64 // how many connections of the peer had broken before
 
@@ -61,7 +62,9 @@ type loss struct {
 	cause error
 	// culprit is the posting at fault where the cause is not the connection.
 	culprit *Posting
-	// recut: the oldest slice was rejected, but its range is registered after all.
+	slice   uint64 // the slice that was rejected, counted from the oldest
+	example entry  // the slice itself
+	// recut: the slice was rejected, but its range is registered after all.
 	recut  bool
 	fenced bool   // the peer is known to have closed its end
 	after  uint64 // the peer's count of broken connections, this one included
@@ -73,7 +76,7 @@ func newLane(p *Peer, link Link) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lane{peer: p, sock: sock, fenced: link.Fenced,
+	return &lane{peer: p, sock: sock, many: link.Many, fenced: link.Fenced,
 		wake: make(chan struct{}, 1), stop: make(chan struct{})}, nil
 }
 
@@ -203,6 +206,10 @@ func (l *lane) retire() {
 		if l.loss.culprit == nil {
 			l.loss.culprit = entries[0].posting // answers come in the order of sending
 		}
+		if l.loss.slice >= uint64(entries[0].row) {
+			l.loss.slice = 0 // a peer may say anything
+		}
+		l.loss.example = entries[l.loss.slice]
 		entries = l.fence(entries)
 		if !l.loss.fenced {
 			l.sock.conn.SetLinger(0) // drop what the kernel has not sent yet
@@ -212,7 +219,7 @@ func (l *lane) retire() {
 	if l.loss.fenced && errors.Is(l.loss.cause, ErrRejected) {
 		// The question takes a while, for which nobody else has to wait.
 		entries = l.peer.retireSome(l, entries, l.loss, func(po *Posting) bool { return po != l.loss.culprit })
-		l.loss.recut = len(entries) > 0 && l.peer.covered(&entries[0])
+		l.loss.recut = len(entries) > 0 && l.peer.covered(&l.loss.example)
 	}
 	l.peer.blame(entries, l.loss)
 	l.peer.retired(l, entries, l.loss)

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"encoding/binary"
 	"io"
 
 	"github.com/pkg/errors"
@@ -10,17 +11,23 @@ import (
 // again while more answers come in.
 const reportEvery = 512
 
+// readBuffer is how much of the stream is read ahead.
+const readBuffer = 64 << 10
+
 // reader is a lane's receiving half; it belongs to the lane's read goroutine.
 type reader struct {
 	l    *lane
-	buf  [64 << 10]byte
+	buf  [readBuffer]byte
 	r, w int
-	vec  [2]iovec
+	vec  [1]iovec
+	into scatter // of the read being answered
 
 	// Confirmed slices not yet reported: always of one posting.
 	po    *Posting
 	n     int
 	bytes uint64
+
+	culprit uint64 // of a rejected message: the slice at fault
 }
 
 // read matches answers to the slices in the lane's ring until the lane ends.
@@ -30,7 +37,7 @@ func (l *lane) read() {
 	rd := &reader{l: l}
 	err := rd.run()
 	rd.report()
-	why := loss{cause: err, fenced: hangup(err)}
+	why := loss{cause: err, fenced: hangup(err), slice: rd.culprit}
 	if errors.Is(err, io.EOF) {
 		why = loss{cause: errors.New("the peer closed the connection"), fenced: true}
 	}
@@ -53,78 +60,96 @@ func (rd *reader) run() error {
 		}
 		rd.r += StatusSize
 		if code == statusRejected {
-			return ErrRejected
+			return rd.rejected()
 		}
 		if code != statusOK {
 			return errors.WithMessagef(ErrProtocol, "status %d", code)
 		}
+		n := int(e.row)
 		if !e.posting.write {
-			if err := rd.payload(e); err != nil {
+			if err := rd.payload(n); err != nil {
 				return err
 			}
 		}
-		rd.confirm(e)
+		rd.confirm(e.posting, n)
 	}
 }
 
-// payload receives a read's bytes into local memory.
-func (rd *reader) payload(e *entry) error {
-	for at := uint64(0); at < e.Len; {
-		left := e.Len - at
-		if rd.r == rd.w {
-			if left < directMin || !e.Mover.Direct() {
-				if err := rd.need(1); err != nil {
-					return err
-				}
-				continue
-			}
-			n, err := rd.direct(e.Local+at, min(left, maxDirect))
-			if err != nil {
-				return err
-			}
-			at += n
-			continue
+// rejected finds out which slice was the reason: of those that have one answer,
+// the peer says which.
+func (rd *reader) rejected() error {
+	if !rd.l.many {
+		return ErrRejected
+	}
+	if err := rd.need(culpritSize); err != nil {
+		return err
+	}
+	rd.culprit = binary.LittleEndian.Uint64(rd.buf[rd.r:])
+	return ErrRejected
+}
+
+// payload receives the bytes of the n oldest slices into local memory.
+func (rd *reader) payload(n int) error {
+	rd.into.reset()
+	for i := range n {
+		e := rd.l.ring.peek(uint64(i))
+		rd.into.add(e.Mover, e.Local, e.Len)
+	}
+	for rd.into.bytes > 0 {
+		var err error
+		switch {
+		case rd.r < rd.w:
+			var k int
+			k, err = rd.into.store(rd.buf[rd.r:rd.w])
+			rd.r += k
+		case rd.into.direct():
+			err = rd.direct()
+		default:
+			err = rd.need(1)
 		}
-		n := min(left, uint64(rd.w-rd.r))
-		if err := store(e.Mover, e.Local+at, rd.buf[rd.r:rd.r+int(n)]); err != nil {
+		if err != nil {
 			return err
 		}
-		rd.r += int(n)
-		at += n
 	}
 	return nil
 }
 
-// direct receives into memory, and what follows into the empty buffer.
-func (rd *reader) direct(addr, n uint64) (uint64, error) {
+// direct receives into memory, and what follows into the empty buffer: of long
+// messages just the next answer.
+func (rd *reader) direct() error {
 	rd.report()
-	rd.vec = [2]iovec{{addr, n}, bytesVec(rd.buf[:])}
+	ahead := readBuffer
+	if rd.l.many && rd.into.bytes > smallMessage {
+		ahead = StatusSize
+	}
 	rd.r, rd.w = 0, 0
-	got, err := rd.l.sock.readv(rd.vec[:], nil, true)
+	_, vec, n := rd.into.layOut(rd.buf[:ahead])
+	got, err := rd.l.sock.readv(vec, nil, true)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if got == 0 {
-		return 0, io.EOF
+		return io.EOF
 	}
 	if uint64(got) > n {
 		rd.w = got - int(n)
-		return n, nil
+		got = int(n)
 	}
-	return uint64(got), nil
+	rd.into.received(uint64(got))
+	return nil
 }
 
-// confirm takes the oldest slice off the ring; reports are gathered for as long
+// confirm takes the n oldest slices off the ring; reports are gathered for as long
 // as answers are at hand.
-func (rd *reader) confirm(e *entry) {
-	if rd.po != e.posting {
+func (rd *reader) confirm(po *Posting, n int) {
+	if rd.po != po {
 		rd.report()
-		rd.po = e.posting
+		rd.po = po
 	}
-	rd.n++
-	rd.bytes += e.Len
-	rd.l.ackedB.Add(e.Len)
-	rd.l.ring.pop(1)
+	bytes := rd.l.ring.pop(uint64(n))
+	rd.n += n
+	rd.bytes += bytes
+	rd.l.ackedB.Add(bytes)
 	if rd.n >= reportEvery {
 		rd.report()
 	}

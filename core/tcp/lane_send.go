@@ -1,16 +1,25 @@
 package tcp
 
-// sender is a lane's sending half; the lane's sender lock guards it.
+// sender is a lane's sending half; the lane's sender lock guards it. It takes a
+// quantum of slices from the postings, and lays out what is to be sent of it piece
+// by piece: heads, and of writes the payload, long slices from where they lie,
+// short ones, and those from memory that system calls cannot read, copied into a
+// row.
 type sender struct {
-	headers [quantum * HeaderSize]byte
 	entries [quantum]entry
 	slices  [quantum]Slice
-	vec     [2 * quantum]iovec
-	left    []iovec // of vec: not sent yet
-	suspect bool    // the entries broke a connection before; see Posting.suspect
-	staging []byte  // for memory that system calls cannot read
-	staged  []entry // writes from such memory that wait for the staging buffer
-	at      uint64  // bytes of staged[0] sent
+	heads   [quantum * HeaderSize]byte
+	suspect bool // the entries broke a connection before; see Posting.suspect
+
+	vec  [maxIovecs]iovec
+	left []iovec // of vec: not sent yet
+
+	body       []entry // slices of the quantum that are not laid out yet
+	off        uint64  // bytes of body[0] that are
+	many       bool    // the quantum is one message
+	next       int     // slice in the quantum that body[0] is
+	staging    []byte
+	addr, size [quantum]uint64 // the ranges of one copy
 }
 
 // pump sends until there is nothing to send, the window is full, rounds quanta
@@ -25,9 +34,10 @@ func (s *sender) pump(l *lane, wait bool, rounds int) error {
 			}
 			s.left = advance(s.left, uint64(n))
 		}
-		if more, err := s.stage(); err != nil {
-			return err
-		} else if more {
+		if len(s.body) > 0 {
+			if err := s.layOut(); err != nil {
+				return err
+			}
 			continue
 		}
 		select {
@@ -48,8 +58,8 @@ func (s *sender) pump(l *lane, wait bool, rounds int) error {
 // posting is whose slices are being sent.
 func (s *sender) posting() *Posting { return s.entries[0].posting }
 
-// refill takes the next slices from the peer's postings and lays out their
-// requests; false: there are none, or the window is full.
+// refill takes the next slices from the peer's postings; false: there are none, or
+// the window is full.
 func (s *sender) refill(l *lane) bool {
 	room := l.ring.room()
 	out := l.outstanding()
@@ -72,69 +82,61 @@ func (s *sender) refill(l *lane) bool {
 		return false
 	}
 	s.suspect = s.entries[0].attempt > 0
-	s.layOut(l, s.entries[:n])
+	s.begin(l, s.entries[:n])
 	return true
 }
 
-// layOut makes entries the lane's: counted, in the ring, and as iovecs.
-func (s *sender) layOut(l *lane, es []entry) {
+// begin makes entries, all of one posting, the lane's: counted, in the ring, with
+// their heads ready.
+func (s *sender) begin(l *lane, es []entry) {
+	write := es[0].posting.write
+	s.many = l.many
 	var bytes uint64
-	vec := s.vec[:0]
 	for i := range es {
-		e := &es[i]
-		bytes += e.Len
-		h := s.headers[i*HeaderSize : (i+1)*HeaderSize]
-		op := uint8(opRead | flagV2)
-		if e.posting.write {
-			op = opWrite | flagV2
-		}
-		header{e.Len, e.Remote, op}.put(h)
-		switch {
-		case !e.posting.write && len(vec) > 0 && i > 0 && !es[i-1].posting.write:
-			vec[len(vec)-1].len += HeaderSize // headers lie in a row
-		case e.posting.write && e.Mover.Direct():
-			vec = append(vec, bytesVec(h), iovec{e.Local, e.Len})
-		default:
-			vec = append(vec, bytesVec(h))
-		}
+		es[i].row = 1
+		bytes += es[i].Len
 	}
-	// One posting's slices are of one kind of batch, but its memory may be of
-	// several kinds: from the first that must be staged on, all wait in line.
-	for i := range es {
-		if es[i].posting.write && !es[i].Mover.Direct() {
-			s.staged = append(s.staged[:0], es[i:]...)
-			s.at = 0
-			vec = vec[:2*i]
-			break
-		}
+	heads := s.heads[:len(es)*HeaderSize]
+	if s.many {
+		es[0].row = int32(len(es))
+		heads = s.headMany(es, write, bytes)
+	} else {
+		s.headsEach(es, write)
 	}
 	l.sentB.Add(bytes)
 	l.ring.push(es)
-	s.left = vec
+	s.vec[0] = bytesVec(heads)
+	switch {
+	case !write:
+		s.left = s.vec[:1]
+	case s.many:
+		s.left, s.body = s.vec[:1], es
+	default:
+		s.left, s.body = nil, es // each head goes before its slice
+	}
+	s.off, s.next = 0, 0
 }
 
-// stage lays out the next piece of the writes that must be copied out of their
-// memory first; more: there is something to send.
-func (s *sender) stage() (more bool, err error) {
-	if len(s.staged) == 0 {
-		return false, nil
+// headMany writes the head of one message for all entries.
+func (s *sender) headMany(es []entry, write bool, bytes uint64) []byte {
+	op := uint8(opReadMany | flagV2)
+	if write {
+		op = opWriteMany | flagV2
 	}
-	if s.staging == nil {
-		s.staging = make([]byte, stagingSize)
+	header{bytes, uint64(len(es)), op}.put(s.heads[:])
+	for i := range es {
+		putRange(s.heads[:], i, es[i].Remote, es[i].Len)
 	}
-	e := &s.staged[0]
-	s.left = s.vec[:0]
-	if s.at == 0 {
-		header{e.Len, e.Remote, opWrite | flagV2}.put(s.headers[:])
-		s.left = append(s.left, bytesVec(s.headers[:HeaderSize]))
+	return s.heads[:HeaderSize+len(es)*rangeSize]
+}
+
+// headsEach writes a request's header for every entry.
+func (s *sender) headsEach(es []entry, write bool) {
+	op := uint8(opRead | flagV2)
+	if write {
+		op = opWrite | flagV2
 	}
-	n := min(e.Len-s.at, stagingSize)
-	if err := load(e.Mover, s.staging[:n], e.Local+s.at); err != nil {
-		return false, err
+	for i := range es {
+		header{es[i].Len, es[i].Remote, op}.put(s.heads[i*HeaderSize:])
 	}
-	s.left = append(s.left, bytesVec(s.staging[:n]))
-	if s.at += n; s.at == e.Len {
-		s.staged, s.at = s.staged[1:], 0
-	}
-	return true, nil
 }

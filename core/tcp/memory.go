@@ -15,6 +15,11 @@ type Mover interface {
 	Store(addr uint64, p []byte) error
 	// Load copies from addr to p, under the same conditions.
 	Load(p []byte, addr uint64) error
+	// Scatter copies p to ranges, length[i] bytes to addr[i], one after the other;
+	// the lengths sum to that of p.
+	Scatter(addr, length []uint64, p []byte) error
+	// Gather copies ranges to p; the other direction of Scatter.
+	Gather(p []byte, addr, length []uint64) error
 }
 
 // store and load mark a mover's error as one of memory.
@@ -27,6 +32,20 @@ func store(m Mover, addr uint64, p []byte) error {
 
 func load(m Mover, p []byte, addr uint64) error {
 	if err := m.Load(p, addr); err != nil {
+		return errors.WithMessage(ErrMemory, err.Error())
+	}
+	return nil
+}
+
+func storeMany(m Mover, addr, length []uint64, p []byte) error {
+	if err := m.Scatter(addr, length, p); err != nil {
+		return errors.WithMessage(ErrMemory, err.Error())
+	}
+	return nil
+}
+
+func loadMany(m Mover, p []byte, addr, length []uint64) error {
+	if err := m.Gather(p, addr, length); err != nil {
 		return errors.WithMessage(ErrMemory, err.Error())
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 type Link struct {
 	Conn    *net.TCPConn
 	Version int    // of the framing: 1 or 2
+	Many    bool   // messages of many ranges were agreed on in the hello
 	Fenced  uint64 // as in Greeting; 0 from peers that do not greet
 }
 

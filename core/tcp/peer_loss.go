@@ -59,6 +59,9 @@ func (p *Peer) blame(entries []entry, why loss) {
 		return
 	}
 	e := &entries[i]
+	if errors.Is(why.cause, ErrRejected) && why.example.posting == why.culprit {
+		e = &why.example
+	}
 	p.mu.Lock()
 	e.posting.fail(errors.WithMessagef(why.cause, "%s: %d bytes at %#x", p.cfg.Name, e.Len, e.Remote), true)
 	p.mu.Unlock()

@@ -80,7 +80,8 @@ type laneShare struct {
 type entry struct {
 	Slice
 	posting *Posting
-	attempt int // 0 the first time
+	attempt int   // 0 the first time
+	row     int32 // on a lane: how many slices, this one the first, have one answer
 }
 
 // carrier is what a lane is to its peer: something that can be given up.

@@ -31,14 +31,16 @@ func (r *ring) peek(skip uint64) *entry {
 	return &r.slots[h%ringSize]
 }
 
-// pop drops the n oldest.
-func (r *ring) pop(n uint64) {
+// pop drops the n oldest and returns their bytes.
+func (r *ring) pop(n uint64) (bytes uint64) {
 	h := r.head.Load()
 	for i := h; i < h+n; i++ {
 		e := &r.slots[i%ringSize]
+		bytes += e.Len
 		e.posting, e.Mover = nil, nil
 	}
 	r.head.Store(h + n)
+	return bytes
 }
 
 // drain pops all; neither sender nor reader may be at work.

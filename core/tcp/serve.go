@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -17,12 +18,6 @@ const (
 	// serveBuffer is how much of the stream is read ahead: headers and small
 	// payloads come many to a system call.
 	serveBuffer = 64 << 10
-	// directMin is the smallest rest of a payload that is received straight into
-	// memory; a shorter one costs less as a copy out of the buffer.
-	directMin = 8 << 10
-	// maxDirect bounds one system call on memory, and so the time that a
-	// deregistration can wait for it.
-	maxDirect = 1 << 20
 	// drainTime is how long a refused request's payload is read and dropped so
 	// that the refusal is not lost to a reset.
 	drainTime = 200 * time.Millisecond
@@ -42,23 +37,27 @@ type conn struct {
 	from       Instance    // who is behind it
 	name       string      // under which they introduced themselves
 	greeting   []byte      // the answer to that
+	many       bool        // they may send messages of many ranges
 
-	buf  []byte // read ahead; buf[r:w] is unread
-	r, w int
-	iov  [2]iovec
-	one  [1]Region
-	held Region // pinned while buffered requests are gone through, or nil
-	// span is the regions that the current request's range was found in, in order
-	// of address. Its bytes go to no others, even if its addresses are registered
-	// anew before the last of them has come.
-	span []Region
-	out  answers
+	buf   []byte // read ahead; buf[r:w] is unread
+	r, w  int
+	ahead int // how much to read ahead
+	iov   [1]iovec
+	held  Region // pinned while buffered requests are gone through, or nil
+	// into is the memory of the current request, piece by piece, regions whose it
+	// is. Its bytes go to no others, even if its addresses are registered anew before
+	// the last of them has come.
+	into    scatter
+	regions []Region
+	guard   guard // each of regions, few of them twice
+	out     answers
 
 	written, read uint64 // bytes not yet added to the server's counters
 }
 
 func newConn(s *Server, sock *socket) *conn {
-	c := &conn{since: time.Now(), srv: s, sock: sock, done: make(chan struct{}), buf: make([]byte, serveBuffer)}
+	c := &conn{since: time.Now(), srv: s, sock: sock, done: make(chan struct{}),
+		buf: make([]byte, serveBuffer), ahead: serveBuffer}
 	if a, ok := netip.AddrFromSlice(sock.conn.RemoteAddr().(*net.TCPAddr).IP); ok {
 		c.remote = a.Unmap()
 	}
@@ -99,9 +98,9 @@ func (c *conn) serve() (err error) {
 		c.r += HeaderSize
 		c.spoke.Store(true)
 		err := c.request(h)
-		if errors.Is(err, errGone) && h.op == opWrite|flagV2 {
+		if errors.Is(err, errGone) && (h.op == opWrite|flagV2 || h.op == opWriteMany|flagV2) {
 			// What came before has its status; of this one the peer learns why.
-			err = c.reject(h, err.Error())
+			err = c.reject(h, err.Error(), 0)
 		}
 		if err != nil {
 			return err
@@ -117,22 +116,22 @@ func (c *conn) request(h header) error {
 		return c.sendBack(h)
 	case opHello:
 		return c.hello(h)
+	case opWriteMany:
+		return c.writeMany(h)
+	case opReadMany:
+		return c.sendBackMany(h)
 	}
-	return c.reject(h, fmt.Sprintf("unknown opcode %#x", h.op))
+	return c.reject(h, fmt.Sprintf("unknown opcode %#x", h.op), 0)
 }
 
 // write receives a payload into memory.
 func (c *conn) write(h header) error {
-	if why := c.check(h, true); why != "" {
-		return c.reject(h, why)
+	c.begin()
+	if why := c.admit(h.addr, h.size, true); why != "" {
+		return c.reject(h, why, 0)
 	}
-	for addr, left := h.addr, h.size; left > 0; {
-		n, err := c.receive(addr, left)
-		if err != nil {
-			return errors.WithMessagef(err, "write of %d bytes at %#x", h.size, h.addr)
-		}
-		addr += n
-		left -= n
+	if err := c.fill(); err != nil {
+		return errors.WithMessagef(err, "write of %d bytes at %#x", h.size, h.addr)
 	}
 	c.written += h.size
 	if h.op&flagV2 != 0 {
@@ -141,26 +140,42 @@ func (c *conn) write(h header) error {
 	return nil
 }
 
-// receive moves the next piece of a payload into memory at addr: out of the
-// buffer, or straight from the socket when the rest is long.
-func (c *conn) receive(addr, left uint64) (uint64, error) {
-	region, end := c.at(addr)
-	n := min(left, end-addr)
-	if c.r == c.w {
-		if n < directMin || !region.Direct() {
-			return 0, c.need(1, false)
+// fill receives the current request's payload: out of the buffer, or straight from
+// the socket where the rest is long.
+func (c *conn) fill() error {
+	for c.into.bytes > 0 {
+		var err error
+		switch {
+		case c.r < c.w:
+			err = c.store()
+		case c.into.direct():
+			err = c.receive()
+		default:
+			err = c.need(1, false)
 		}
-		return c.receiveDirect(region, addr, min(n, maxDirect))
+		if err != nil {
+			return err
+		}
 	}
-	n = min(n, uint64(c.w-c.r))
-	if !c.hold(region) {
-		return 0, errGone
+	return nil
+}
+
+// store copies what is buffered of the payload to its place.
+func (c *conn) store() error {
+	if len(c.guard) == 1 {
+		if !c.hold(c.guard[0]) {
+			return errGone
+		}
+	} else {
+		c.release()
+		if !c.guard.pin() {
+			return errGone
+		}
+		defer c.guard.unpin()
 	}
-	if err := store(region, addr, c.buf[c.r:c.r+int(n)]); err != nil {
-		return 0, err
-	}
-	c.r += int(n)
-	return n, nil
+	n, err := c.into.store(c.buf[c.r:c.w])
+	c.r += n
+	return err
 }
 
 // hold keeps a region pinned for as long as there is buffered data to go through;
@@ -187,44 +202,51 @@ func (c *conn) release() {
 	}
 }
 
-// receiveDirect reads from the socket into memory, and what follows the payload
-// into the empty buffer.
-func (c *conn) receiveDirect(region Region, addr, n uint64) (uint64, error) {
+// receive reads from the socket into memory, and what follows the payload into the
+// empty buffer.
+func (c *conn) receive() error {
 	if err := c.out.flush(c); err != nil {
-		return 0, err
+		return err
 	}
-	c.iov = [2]iovec{{addr, n}, bytesVec(c.buf)}
-	c.one[0] = region
 	c.r, c.w = 0, 0
-	got, err := c.readv(c.iov[:], c.one[:], false)
+	_, vec, n := c.into.layOut(c.buf[:c.ahead])
+	got, err := c.readv(vec, c.guard, false)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if uint64(got) > n {
 		c.w = got - int(n)
-		return n, nil
+		got = int(n)
 	}
-	return uint64(got), nil
+	c.into.received(uint64(got))
+	return nil
 }
 
 // sendBack answers a read.
 func (c *conn) sendBack(h header) error {
-	if why := c.check(h, false); why != "" {
-		return c.reject(h, why)
+	c.begin()
+	if why := c.admit(h.addr, h.size, false); why != "" {
+		return c.reject(h, why, 0)
 	}
+	return c.answer(h)
+}
+
+// answer sends the memory of the current request, behind a status in version 2.
+func (c *conn) answer(h header) error {
 	if h.op&flagV2 != 0 {
 		if err := c.out.ok(c); err != nil {
 			return err
 		}
 	}
-	for addr, left := h.addr, h.size; left > 0; {
-		region, end := c.at(addr)
-		n := min(left, end-addr, maxDirect)
-		if err := c.out.payload(c, region, addr, n); err != nil {
-			return errors.WithMessagef(err, "read of %d bytes at %#x", h.size, h.addr)
+	for i, region := range c.regions {
+		for addr, left := c.into.addr[i], c.into.left[i]; left > 0; {
+			n := min(left, maxDirect)
+			if err := c.out.payload(c, region, addr, n); err != nil {
+				return errors.WithMessagef(err, "read of %d bytes at %#x", n, addr)
+			}
+			addr += n
+			left -= n
 		}
-		addr += n
-		left -= n
 	}
 	c.read += h.size
 	return nil
@@ -234,7 +256,7 @@ func (c *conn) sendBack(h header) error {
 // is told so and left.
 func (c *conn) hello(h header) error {
 	if h.size > maxHelloSize || h.op&flagV2 == 0 {
-		return c.reject(h, "malformed hello")
+		return c.reject(h, "malformed hello", 0)
 	}
 	if err := c.need(int(h.size), false); err != nil {
 		return err
@@ -248,23 +270,31 @@ func (c *conn) hello(h header) error {
 		return c.refuse(statusOtherProcess, "hello for another process")
 	}
 	if c.greeting != nil {
-		return c.reject(h, "second hello")
+		return c.reject(h, "second hello", 0)
 	}
+	c.many = h.addr >= HelloMany // the address field is the version
 	c.greeting = c.srv.introduce(c, hello).encode()
 	return c.out.plain(c, c.greeting)
 }
 
-// check tells why the range of a request may not be used, "" if it may: every
-// byte must be registered; adjacent regions will do. They become c.span.
-func (c *conn) check(h header, write bool) string {
-	if h.size == 0 {
+// begin forgets the last request.
+func (c *conn) begin() {
+	c.into.reset()
+	clear(c.regions)
+	clear(c.guard)
+	c.regions, c.guard = c.regions[:0], c.guard[:0]
+}
+
+// admit adds a range to the current request, or tells why it may not be used:
+// every byte must be registered; adjacent regions will do.
+func (c *conn) admit(addr, n uint64, write bool) (why string) {
+	if n == 0 {
 		return "length 0"
 	}
-	if h.addr+h.size < h.addr {
+	if addr+n < addr {
 		return "range wraps around"
 	}
-	c.span = c.span[:0]
-	for addr := h.addr; addr < h.addr+h.size; {
+	for n > 0 {
 		region := c.find(addr)
 		if region == nil {
 			return "address not registered"
@@ -272,20 +302,24 @@ func (c *conn) check(h header, write bool) string {
 		if write && !region.Writable() {
 			return "memory is read-only"
 		}
-		c.span = append(c.span, region)
-		_, addr = region.Bounds()
+		_, end := region.Bounds()
+		k := min(n, end-addr)
+		c.into.add(region, addr, k)
+		c.regions = append(c.regions, region)
+		c.watch(region)
+		addr, n = addr+k, n-k
 	}
 	return ""
 }
 
-// at returns the region of the current request that holds addr, and its end.
-func (c *conn) at(addr uint64) (region Region, end uint64) {
-	for _, region = range c.span {
-		if _, end = region.Bounds(); addr < end {
-			break
+// watch adds a region to the guard, unless it was one of the last.
+func (c *conn) watch(region Region) {
+	for i := len(c.guard) - 1; i >= max(0, len(c.guard)-8); i-- {
+		if c.guard[i] == region {
+			return
 		}
 	}
-	return region, end
+	c.guard = append(c.guard, region)
 }
 
 // find returns the live region that holds addr, held, or nil.
@@ -302,27 +336,31 @@ func (c *conn) find(addr uint64) Region {
 	return region
 }
 
-// reject refuses a request: with a status in version 2, else by closing.
-func (c *conn) reject(h header, why string) error {
+// reject refuses a request: with a status in version 2, else by closing. culprit is
+// the range at fault, for a message of many.
+func (c *conn) reject(h header, why string, culprit uint64) error {
 	c.srv.Counters.Rejected.Add(1)
 	why = fmt.Sprintf("refused %#x of %d bytes at %#x: %s", h.op, h.size, h.addr, why)
 	if h.op&flagV2 == 0 {
 		return errors.New(why)
 	}
+	if c.many && (h.op == opWriteMany|flagV2 || h.op == opReadMany|flagV2) {
+		return c.refuse(statusRejected, why, binary.LittleEndian.AppendUint64(nil, culprit)...)
+	}
 	return c.refuse(statusRejected, why)
 }
 
-// refuse sends a status and ends the connection. What the peer still sends is
+// refuse sends a status, and more behind it, and ends the connection. What the peer still sends is
 // read and dropped for a moment: closing with unread data would reset the
 // connection, and the reset could overtake the status.
-func (c *conn) refuse(code uint32, why string) error {
+func (c *conn) refuse(code uint32, why string, more ...byte) error {
 	c.release()
 	if err := c.out.flush(c); err != nil {
 		return err
 	}
-	var b [StatusSize]byte
-	status := b[:]
+	status := make([]byte, StatusSize, StatusSize+len(more))
 	putStatus(status, code)
+	status = append(status, more...)
 	c.sock.limit(c.sock.conn.SetDeadline, drainTime)
 	if _, err := c.sock.conn.Write(status); err == nil {
 		c.sock.conn.CloseWrite()
@@ -344,8 +382,8 @@ func (c *conn) need(n int, idle bool) error {
 		if err := c.out.flush(c); err != nil {
 			return err
 		}
-		c.iov[0] = bytesVec(c.buf[c.w:])
-		got, err := c.readv(c.iov[:1], nil, idle && c.w == 0)
+		c.iov[0] = bytesVec(c.buf[c.w:max(n, c.ahead)])
+		got, err := c.readv(c.iov[:], nil, idle && c.w == 0)
 		if err != nil {
 			return err
 		}

@@ -46,8 +46,14 @@ func moved(t *testing.T, slices []Slice, from, to arena, write bool, poison byte
 
 // both runs a test for writes and reads.
 func both(t *testing.T, f func(t *testing.T, write bool)) {
-	t.Run("write", func(t *testing.T) { f(t, true) })
-	t.Run("read", func(t *testing.T) { f(t, false) })
+	for _, name := range []string{"many", "each"} {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { framing = framings["many"] })
+			framing = framings[name]
+			t.Run("write", func(t *testing.T) { f(t, true) })
+			t.Run("read", func(t *testing.T) { f(t, false) })
+		})
+	}
 }
 
 // ways returns where the bytes come from and where they go to.
