@@ -40,20 +40,23 @@ type Status struct {
 	Duration    time.Duration
 }
 
-// Batch is the blocks of one Submit. Safe for concurrent use.
+// Batch is the blocks of one Submit, or of those added between Open and Seal. Safe
+// for concurrent use.
 type Batch struct {
 	engine  *Engine
 	process *process
 	op      Op
-	blocks  uint64
-	bytes   uint64
+	opts    Options
 	began   time.Time
 
-	work    *work
-	posting posting
-	pinned  []*Memory
+	intake  intake // until it is sealed
+	work    work
+	posting posting // nil before the first byte is to move
 	timer   *time.Timer
+	timed   uint64 // bytes that the timer was set for
 
+	blocks    atomic.Uint64 // so far
+	bytes     atomic.Uint64
 	runs      atomic.Uint64
 	delivered atomic.Uint64 // bytes confirmed
 	word      word
@@ -112,7 +115,7 @@ func (b *Batch) Err() error {
 func (b *Batch) Status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := Status{Blocks: b.blocks, Runs: b.runs.Load(), Bytes: b.bytes, BytesDone: b.delivered.Load()}
+	s := Status{Blocks: b.blocks.Load(), Runs: b.runs.Load(), Bytes: b.bytes.Load(), BytesDone: b.delivered.Load()}
 	if b.end == nil {
 		s.Duration = time.Since(b.began)
 		return s
@@ -209,17 +212,15 @@ func (b *Batch) progressed(bytes uint64) {
 
 // finish records the end and wakes everybody; called exactly once.
 func (b *Batch) finish(e ending) {
-	if done := b.delivered.Load(); e.err == nil && done != b.bytes {
+	if done := b.delivered.Load(); e.err == nil && done != b.bytes.Load() {
 		// Our bug, if it ever happens; it must not pass for success.
-		e.err = errors.Errorf("batch ended with %d of %d bytes", done, b.bytes)
+		e.err = errors.Errorf("batch ended with %d of %d bytes", done, b.bytes.Load())
 	}
+	b.work.release()
+	b.mu.Lock()
 	if b.timer != nil {
 		b.timer.Stop()
 	}
-	if b.work != nil {
-		b.work.release()
-	}
-	b.mu.Lock()
 	if e.err != nil {
 		e.err = b.explain(e)
 		b.engine.counts.failed.Add(1)
@@ -229,16 +230,11 @@ func (b *Batch) finish(e ending) {
 		signal(b.fd)
 	}
 	b.mu.Unlock()
-	for _, m := range b.pinned {
-		m.Unpin()
-	}
-	b.pinned = nil
+	b.intake.check.unpin()
 	b.engine.forgetBatch(b)
 	b.word.bump() // before done: Close may give the word to another batch then
 	close(b.done)
-	if b.process != nil {
-		b.process.release()
-	}
+	b.process.release()
 }
 
 // explain words the error of a batch: how far it came, and what may still happen.
@@ -247,5 +243,5 @@ func (b *Batch) explain(e ending) error {
 	if !e.quiet {
 		quiet = "quiet here only: the peer could not confirm that nothing of it arrives late"
 	}
-	return errors.WithMessagef(e.err, "%d of %d bytes confirmed, %s", b.delivered.Load(), b.bytes, quiet)
+	return errors.WithMessagef(e.err, "%d of %d bytes confirmed, %s", b.delivered.Load(), b.bytes.Load(), quiet)
 }

@@ -240,44 +240,12 @@ func peerName(name string) (string, error) {
 	return name, nil
 }
 
-// holdProcess takes a reference for a batch; ErrClosed once the engine closes.
-func (e *Engine) holdProcess(p *process) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed || p.refs == 0 {
-		return errors.WithMessage(ErrClosed, "engine or segment")
-	}
-	p.refs++
-	return nil
-}
-
 // dropProcess forgets a process that nobody refers to. e.mu is held.
 func (e *Engine) dropProcess(p *process) {
 	delete(e.live, p)
 	if e.processes[p.name] == p {
 		delete(e.processes, p.name)
 	}
-}
-
-// newBatch makes a batch that runs, but has not begun.
-func (e *Engine) newBatch(op Op, blocks Blocks) (*Batch, error) {
-	w, err := words.get()
-	if err != nil {
-		return nil, err
-	}
-	b := &Batch{engine: e, op: op, blocks: uint64(len(blocks.Length)), bytes: blocks.bytes(), began: time.Now(),
-		word: w, wordWas: w.p.Load(), done: make(chan struct{}), fd: -1}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		words.put(w)
-		return nil, errors.WithMessage(ErrClosed, "engine")
-	}
-	e.batches[b] = struct{}{}
-	e.counts.batches.Add(1)
-	e.counts.blocks.Add(b.blocks)
-	e.counts.open.Add(1)
-	return b, nil
 }
 
 func (e *Engine) forgetBatch(b *Batch) {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -17,19 +18,27 @@ func allOf(regions spans) []bool {
 	return out
 }
 
+// plannerOf makes a planner over regions that are all pinned, and where its runs go.
+func plannerOf(regions spans) (*planner, *work) {
+	w := &work{}
+	w.begin(nil, &process{}, nil)
+	w.fill()
+	return &planner{regions: regions, pinned: allOf(regions), out: w, hint: -1}, w
+}
+
 // planAll plans blocks in windows of a size.
 func planAll(blocks Blocks, regions spans, window int) []run {
-	p := planner{blocks: blocks, regions: regions, pinned: allOf(regions), hint: -1}
-	var fresh runs
-	var out []run
-	for more := true; more; {
-		more = p.window(window, &fresh)
-		for i := range fresh.n {
-			out = append(out, *fresh.at(i))
-		}
-		fresh.n = 0
+	p, w := plannerOf(regions)
+	for from := 0; from < len(blocks.Length); from += window {
+		p.window(blocks.part(from, min(from+window, len(blocks.Length))))
 	}
-	fresh.release()
+	p.flush()
+	out := make([]run, p.n)
+	for i := range out {
+		out[i] = w.list[i/slabRuns][i%slabRuns]
+	}
+	w.filled()
+	w.release()
 	return out
 }
 
@@ -127,34 +136,54 @@ func manyBlocks(n int) (Blocks, spans) {
 	return b, spans{{1 << 30, 1<<30 + 1152<<22}}
 }
 
-// Planning allocates nothing per block: the chunks of runs are reused.
+// checkerOf makes a checker of blocks between two sets of ranges.
+func checkerOf(local, remote spans) *checker {
+	state := &memories{spans: local}
+	for range local {
+		state.list = append(state.list, &Memory{writable: true, drained: make(chan struct{})})
+	}
+	c := &checker{}
+	c.begin(Write, state)
+	c.learn(remote)
+	return c
+}
+
+// intakePass does all that is done for blocks before a transport has them: it
+// checks, plans and hands slices out.
+func intakePass(blocks Blocks, regions, remote spans) func() error {
+	p, w := plannerOf(regions)
+	w.process.known.Store(&knowledge{spans: remote})
+	dst := make([]slice, 256)
+	c := checkerOf(regions, remote)
+	return func() error {
+		w.over = false
+		w.fill()
+		p.n, p.planned = 0, 0
+		for from := 0; from < len(blocks.Length); from += laterWindow {
+			part := blocks.part(from, min(from+laterWindow, len(blocks.Length)))
+			if _, err := c.pass(part); err != nil {
+				return err
+			}
+			p.window(part)
+			w.publish(p.n, 0)
+			for w.next(dst, 1<<40) > 0 {
+			}
+		}
+		p.flush()
+		w.filled()
+		w.release()
+		return nil
+	}
+}
+
+// Nothing is allocated per block: slabs are reused.
 func TestPlanningAllocatesNothingPerBlock(t *testing.T) {
 	const n = 100_000
 	blocks, regions := manyBlocks(n)
-	remote := spans{{1 << 40, 1<<40 + 1152<<22}}
-	var fresh runs
-	w := &work{process: &process{}, hint: -1}
-	w.process.known.Store(&knowledge{spans: remote})
-	dst := make([]slice, 256)
-	pass := func() {
-		_, err1 := blocks.inside(blocks.Local, localSide, regions)
-		_, err2 := blocks.inside(blocks.Remote, remoteSide, remote)
-		if err1 != nil || err2 != nil {
-			t.Fatal(err1, err2)
-		}
-		p := planner{blocks: blocks, regions: regions, pinned: allOf(regions), hint: -1}
-		for more := true; more; {
-			more = p.window(laterWindow, &fresh)
-			w.publish(&fresh)
-		}
-		for w.next(dst, 1<<40) > 0 {
-		}
-		w.release()
-		w.over = false
-	}
-	pass() // fills the pool
-	perPass := testing.AllocsPerRun(5, pass)
-	// The collector may empty the pool of chunks in between: allow for one refill
+	pass := intakePass(blocks, regions, spans{{1 << 40, 1<<40 + 1152<<22}})
+	require.NoError(t, pass()) // fills the pool
+	perPass := testing.AllocsPerRun(5, func() { pass() })
+	// The collector may empty the pool of slabs in between: allow for one refill
 	// in a few passes, far below one allocation per block.
 	assert.Less(t, perPass/n, 0.002, "allocations per block")
 }
@@ -164,31 +193,76 @@ func TestPlanningAllocatesNothingPerBlock(t *testing.T) {
 func TestPlannerNoticesChangedBlocks(t *testing.T) {
 	for _, local := range []uint64{0, 1500, 2000} {
 		b := Blocks{Local: []uint64{1000, local}, Remote: []uint64{1, 500}, Length: []uint64{10, 10}}
-		p := planner{blocks: b, regions: spans{{1000, 1100}, {2000, 2500}}, pinned: []bool{true, false}, hint: -1}
-		p.window(10, &runs{})
+		p, _ := plannerOf(spans{{1000, 1100}, {2000, 2500}})
+		p.pinned[1] = false
+		p.window(b)
 		assert.True(t, p.changed, "%d", local)
 	}
 }
 
-func TestBytesSaturate(t *testing.T) {
-	assert.Equal(t, ^uint64(0), Blocks{Length: []uint64{1 << 63, 1 << 63, 5}}.bytes())
+// Planning in place, while lanes take and slabs go back, gives every run once and
+// leaves nothing behind when the batch ends in the middle.
+func TestSlabsGoBackWhileLanesTake(t *testing.T) {
+	const n = 3*slabRuns + 17
+	blocks, regions := manyBlocks(n)
+	p, w := plannerOf(regions)
+	w.process.known.Store(&knowledge{})
+	var bytes uint64
+	dst := make([]slice, 100)
+	for from := 0; from < n; from += 500 {
+		p.window(blocks.part(from, min(from+500, n)))
+		w.publish(p.n, p.planned-bytes-w.left.Load())
+		for k := w.next(dst, 1<<40); k > 0; k = w.next(dst, 1<<40) {
+			for _, s := range dst[:k] {
+				bytes += s.length
+			}
+		}
+	}
+	for i := range w.at / slabRuns {
+		assert.Nil(t, w.list[i], "slab %d", i)
+	}
+	assert.Equal(t, p.planned, bytes)
+	w.release()
+	assert.NotEmpty(t, w.list, "the planner may still write")
+	assert.False(t, w.next(dst, 1<<40) > 0)
+	w.filled()
+	assert.Empty(t, w.list)
+	assert.False(t, w.fill(), "a batch that has ended takes no more")
 }
 
 func BenchmarkPlan(b *testing.B) {
-	for name, n := range map[string]int{"1k": 1000, "100k": 100_000, "1M": 1_000_000} {
-		b.Run(name, func(b *testing.B) {
-			blocks, regions := manyBlocks(n)
-			var fresh runs
+	for _, n := range []int{1000, 100_000, 1_000_000} {
+		blocks, regions := manyBlocks(n)
+		remote := spans{{1 << 40, 1<<40 + 1152<<22}}
+		perBlock := func(b *testing.B) {
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/block")
+		}
+		b.Run(fmt.Sprintf("check/%d", n), func(b *testing.B) {
+			c := checkerOf(regions, remote)
+			for b.Loop() {
+				c.pass(blocks)
+			}
+			perBlock(b)
+		})
+		b.Run(fmt.Sprintf("plan/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				blocks.inside(blocks.Local, localSide, regions)
-				p := planner{blocks: blocks, regions: regions, pinned: allOf(regions), hint: -1}
-				for more := true; more; {
-					more = p.window(laterWindow, &fresh)
-					fresh.n = 0
+				p, w := plannerOf(regions)
+				for from := 0; from < n; from += laterWindow {
+					p.window(blocks.part(from, min(from+laterWindow, n)))
 				}
+				w.filled()
+				w.release()
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/block")
+			perBlock(b)
+		})
+		b.Run(fmt.Sprintf("all/%d", n), func(b *testing.B) {
+			pass := intakePass(blocks, regions, remote)
+			b.ReportAllocs()
+			for b.Loop() {
+				pass()
+			}
+			perBlock(b)
 		})
 	}
 }

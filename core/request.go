@@ -29,15 +29,17 @@ type Options struct {
 }
 
 // valid checks the shape of a request.
-func (b Blocks) valid(op Op) error {
-	if op != Read && op != Write {
-		return errors.WithMessagef(ErrInvalid, "op is %d, not MC_READ (0) or MC_WRITE (1)", op)
-	}
+func (b Blocks) valid() error {
 	if len(b.Local) != len(b.Length) || len(b.Remote) != len(b.Length) {
 		return errors.WithMessagef(ErrInvalid, "local, remote and length differ in their number of elements: %d, %d, %d",
 			len(b.Local), len(b.Remote), len(b.Length))
 	}
 	return nil
+}
+
+// part is blocks from to below to.
+func (b Blocks) part(from, to int) Blocks {
+	return Blocks{Local: b.Local[from:to], Remote: b.Remote[from:to], Length: b.Length[from:to]}
 }
 
 // side says which address of a block is meant, in errors.
@@ -48,50 +50,16 @@ const (
 	remoteSide side = "remote"
 )
 
-// inside checks that every block of one side lies in registered memory, and
-// returns the first block that does not (missing), or an error for a range that
-// wraps around. Blocks of length 0 are not looked at.
-func (b Blocks) inside(addrs []uint64, which side, in spans) (missing int, err error) {
-	hint := -1
-	length := b.Length[:len(addrs)]
-	for i, a := range addrs {
-		n := length[i]
-		if n == 0 {
-			continue
-		}
-		end := a + n
-		if end < a {
-			return i, errors.WithMessagef(ErrInvalid, "block %d: %s range %#x of %d bytes wraps around", i, which, a, n)
-		}
-		if hint >= 0 && a >= in[hint].start && end <= in[hint].end {
-			continue
-		}
-		first, ok := in.covers(a, end, hint)
-		if !ok {
-			return i, nil
-		}
-		hint = first
-	}
-	return -1, nil
+// wraps is the error for a range that wraps around.
+func wraps(block uint64, which side, addr, n uint64) error {
+	return errors.WithMessagef(ErrInvalid, "block %d: %s range %#x of %d bytes wraps around", block, which, addr, n)
 }
 
-// outside is the error for a block that inside found missing.
-func (b Blocks) outside(i int, which side, addrs []uint64) error {
+// outside is the error for a range that is not registered.
+func outside(block uint64, which side, addr, n uint64) error {
 	remedy := "register it first"
 	if which == remoteSide {
 		remedy = "the peer must register it first"
 	}
-	return errors.WithMessagef(ErrAddress, "block %d: %s range %#x of %d bytes (%s)", i, which, addrs[i], b.Length[i], remedy)
-}
-
-// bytes sums the lengths; saturating, since they are a caller's.
-func (b Blocks) bytes() uint64 {
-	var sum uint64
-	for _, n := range b.Length {
-		if sum+n < sum {
-			return ^uint64(0)
-		}
-		sum += n
-	}
-	return sum
+	return errors.WithMessagef(ErrAddress, "block %d: %s range %#x of %d bytes (%s)", block, which, addr, n, remedy)
 }

@@ -4,7 +4,8 @@ package core
 // so that what is in flight when a batch must end is little.
 const maxSlice = 1 << 20
 
-// slice is a part of a run that goes over one lane as one request.
+// slice is a part of a run that goes over one lane as one request. A run that is short
+// enough is one as it is, so the two have the same fields.
 type slice struct {
 	local, remote, length uint64
 	region                int32

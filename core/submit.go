@@ -8,36 +8,25 @@ import (
 	"github.com/pkg/errors"
 )
 
+// checkedTogether is how many blocks a call may have that are all checked before
+// the first byte moves. A longer one is checked and moved piece by piece, so that
+// its first slice leaves as early as that of a short one.
+const checkedTogether = 16384
+
 // Submit starts to move blocks between local memory and the segment, and returns
-// without waiting for them. All blocks are checked before the first byte moves;
-// on error none was. The slices of blocks are read during the call only. It
-// blocks while the kernel takes a window of data, and for one message to the peer
-// when a remote range is not known yet.
+// without waiting for them. With at most checkedTogether blocks all are checked
+// before the first byte moves; in a longer call each is checked before it moves
+// itself. On error nothing of the call moves any more. The slices of blocks are read
+// during the call only. It blocks while the kernel takes a window of data, for one
+// message to the peer when a remote range is not known yet, and, on an error in a long
+// call, until what was sent is quiet here.
 func (s *Segment) Submit(op Op, blocks Blocks, opts Options) (*Batch, error) {
-	if s.closed.Load() {
-		return nil, errors.WithMessage(ErrClosed, "segment")
-	}
-	if err := blocks.valid(op); err != nil {
-		return nil, err
-	}
-	p := s.process
-	e := p.engine
-	state := e.memory.state.Load()
-	if i, err := blocks.inside(blocks.Local, localSide, state.spans); err != nil {
-		return nil, err
-	} else if i >= 0 {
-		return nil, blocks.outside(i, localSide, blocks.Local)
-	}
-	if err := p.checkRemote(blocks); err != nil {
-		return nil, err
-	}
-	b, err := e.newBatch(op, blocks)
+	b, err := s.batch(op, opts)
 	if err != nil {
 		return nil, err
 	}
-	if b.bytes == 0 {
-		b.finish(ending{quiet: true})
-		return b, nil
+	if err := blocks.valid(); err != nil {
+		return nil, err
 	}
 	defer func() {
 		// The arrays are the caller's: they may be unmapped while they are read.
@@ -47,139 +36,151 @@ func (s *Segment) Submit(op Op, blocks Blocks, opts Options) (*Batch, error) {
 			panic(p)
 		}
 	}()
-	pinned, err := b.pin(blocks, state)
-	if err == nil {
-		err = e.holdProcess(p)
-	}
-	if err == nil {
-		b.process = p
-		err = b.start(blocks, state, pinned, opts)
-	}
-	if err != nil {
+	in := &b.intake
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := b.take(blocks, true); err != nil {
 		b.discard(err)
 		return nil, err
 	}
+	if b.posting == nil { // nothing to move
+		if err := b.engine.admit(b); err != nil {
+			return nil, err
+		}
+		b.finish(ending{quiet: true})
+	}
+	return b, nil
+}
+
+// Open begins a batch that blocks are added to while those before are moving: Add, as
+// often as need be, and then Seal. Until it is sealed it does not end well. It
+// blocks for one message when the peer must be asked who it is.
+func (s *Segment) Open(op Op, opts Options) (*Batch, error) {
+	b, err := s.batch(op, opts)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.inspect(Blocks{}, true); err != nil {
+		return nil, err
+	}
+	if err := b.begin(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// batch makes a batch that has not begun: nobody knows of it, and it holds nothing.
+func (s *Segment) batch(op Op, opts Options) (*Batch, error) {
+	if s.closed.Load() {
+		return nil, errors.WithMessage(ErrClosed, "segment")
+	}
+	if op != Read && op != Write {
+		return nil, errors.WithMessagef(ErrInvalid, "op is %d, not MC_READ (0) or MC_WRITE (1)", op)
+	}
+	p := s.process
+	b := &Batch{engine: p.engine, process: p, op: op, opts: opts, began: time.Now(), done: make(chan struct{}), fd: -1}
+	state := p.engine.memory.state.Load()
+	b.intake.check.begin(op, state)
+	b.intake.check.learn(p.known.Load().spans)
+	b.intake.plan = planner{regions: state.spans, pinned: b.intake.check.pinned, out: &b.work, hint: -1}
+	b.work.begin(b, p, state.list)
 	return b, nil
 }
 
 // discard ends a batch that nobody gets to see, and waits until it is quiet here.
 func (b *Batch) discard(err error) {
 	if b.posting == nil {
-		b.finish(ending{err: err, quiet: true})
-	} else {
-		b.abort(err)
+		b.intake.check.unpin()
+		return
 	}
+	b.abort(err)
 	b.Close()
 }
 
-// checkRemote checks the remote side of all blocks, asking the peer when it may
-// have registered more since, or may be another process by now.
-func (p *process) checkRemote(blocks Blocks) error {
-	ctx, cancel := context.WithTimeout(p.engine.ctx, p.engine.cfg.ConnectTimeout)
-	defer cancel()
-	if p.gone.Load() {
-		return errors.WithMessage(ErrRestarted, p.name)
-	}
-	asked := p.mustAsk()
-	if asked {
-		if err := p.refresh(ctx); err != nil {
-			return err
+// inspect checks blocks on both sides. The peer is asked when it may have
+// registered more since; at the begin of a batch also when it may be another process
+// by now.
+func (b *Batch) inspect(blocks Blocks, begins bool) (bytes uint64, err error) {
+	p, check := b.process, &b.intake.check
+	for asked := false; ; asked = true {
+		bytes, err = check.pass(blocks)
+		missing, unknown := err.(unknownRemote)
+		if err != nil && !unknown {
+			return 0, err
 		}
-	}
-	for {
-		i, err := blocks.inside(blocks.Remote, remoteSide, p.known.Load().spans)
-		if err != nil {
-			return err
+		if begins && p.gone.Load() {
+			return 0, errors.WithMessage(ErrRestarted, p.name)
 		}
-		if i < 0 {
-			return nil
+		if !unknown && (asked || !begins || !p.mustAsk()) {
+			return bytes, nil
 		}
 		if asked {
-			return errors.WithMessage(blocks.outside(i, remoteSide, blocks.Remote), p.name)
+			i := int(missing)
+			err := outside(check.done+uint64(i), remoteSide, blocks.Remote[i], blocks.Length[i])
+			return 0, errors.WithMessage(err, p.name)
 		}
-		asked = true
-		if err := p.refresh(ctx); err != nil {
-			return err
+		if err := p.ask(); err != nil {
+			return 0, err
 		}
+		check.learn(p.known.Load().spans)
 	}
 }
 
-// pin keeps the local memory of the blocks registered until the batch has ended:
-// every region once, found by walking the blocks. It returns which.
-func (b *Batch) pin(blocks Blocks, state *memories) ([]bool, error) {
-	pinned := make([]bool, len(state.list))
-	hint := -1
-	for i, addr := range blocks.Local {
-		n := blocks.Length[i]
-		if n == 0 || (hint >= 0 && addr >= state.spans[hint].start && addr+n <= state.spans[hint].end) {
-			continue
-		}
-		hint = state.spans.seek(addr, hint)
-		if hint < 0 {
-			return nil, blocks.outside(i, localSide, blocks.Local)
-		}
-		for ; hint < len(state.list) && state.spans[hint].start < addr+n; hint++ {
-			if pinned[hint] {
-				continue
-			}
-			m := state.list[hint]
-			if b.op == Read && !m.writable {
-				return nil, errors.WithMessagef(ErrInvalid, "block %d: local memory at %#x is read-only", i, addr)
-			}
-			if !m.Pin() {
-				return nil, blocks.outside(i, localSide, blocks.Local)
-			}
-			pinned[hint] = true
-			b.pinned = append(b.pinned, m)
-		}
-		hint--
-	}
-	return pinned, nil
+// ask asks the peer for its ranges.
+func (p *process) ask() error {
+	ctx, cancel := context.WithTimeout(p.engine.ctx, p.engine.cfg.ConnectTimeout)
+	defer cancel()
+	return p.refresh(ctx)
 }
 
-// start posts the batch window by window: the first slices leave while later
-// blocks are still being planned.
-func (b *Batch) start(blocks Blocks, state *memories, pinned []bool, opts Options) error {
-	b.work = &work{batch: b, process: b.process, regions: state.list, hint: -1}
+// admit makes a batch one of the engine's, with a word to wait on.
+func (e *Engine) admit(b *Batch) error {
+	w, err := words.get()
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || b.process.refs == 0 {
+		words.put(w)
+		return errors.WithMessage(ErrClosed, "engine or segment")
+	}
+	b.word, b.wordWas = w, w.p.Load()
+	b.process.refs++
+	e.batches[b] = struct{}{}
+	e.counts.batches.Add(1)
+	e.counts.open.Add(1)
+	return nil
+}
+
+// begin admits a batch and opens the way for its slices.
+func (b *Batch) begin() error {
+	if err := b.engine.admit(b); err != nil {
+		return err
+	}
 	b.mu.Lock()
-	if d := b.deadline(opts); d > 0 {
+	b.timed = b.bytes.Load()
+	if d := b.deadline(); d > 0 {
 		b.timer = time.AfterFunc(d, func() { b.abort(ErrDeadline) })
 	}
-	posting := b.process.path.post(b.op, b.work)
+	posting := b.process.path.post(b.op, &b.work)
 	b.posting = posting
 	cause := b.cause // the engine may be closing
 	b.mu.Unlock()
 	if cause != nil {
 		posting.quiesce(cause)
 	}
-	plan := planner{blocks: blocks, regions: state.spans, pinned: pinned, hint: -1}
-	var fresh runs
-	defer fresh.release()
-	for size, more := firstWindow, true; more && !b.ending(); size = laterWindow {
-		more = plan.window(size, &fresh)
-		if plan.changed {
-			return errors.WithMessage(ErrInvalid, "local: an element was changed during the call")
-		}
-		b.runs.Add(uint64(fresh.n))
-		b.engine.counts.runs.Add(uint64(fresh.n))
-		b.work.publish(&fresh)
-		if !more {
-			posting.seal()
-		} else {
-			posting.push()
-		}
-	}
 	return nil
 }
 
-// deadline returns how long the batch may take, 0 for ever.
-func (b *Batch) deadline(opts Options) time.Duration {
+// deadline returns how long the batch may take from its begin on, 0 for ever.
+func (b *Batch) deadline() time.Duration {
 	switch {
-	case opts.Deadline < 0:
+	case b.opts.Deadline < 0:
 		return 0
-	case opts.Deadline > 0:
-		return opts.Deadline
+	case b.opts.Deadline > 0:
+		return b.opts.Deadline
 	}
 	// Upstream's rule: 1 ns a byte on top.
-	return b.engine.cfg.TransferTimeout + time.Duration(min(b.bytes, math.MaxInt64/2))
+	return b.engine.cfg.TransferTimeout + time.Duration(min(b.bytes.Load(), math.MaxInt64/2))
 }

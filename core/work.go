@@ -5,35 +5,81 @@ import (
 	"sync/atomic"
 )
 
+const slabRuns = 1024
+
+// slab is a piece of a batch's runs; slabs are reused by later batches, so that
+// nothing is allocated for a block.
+type slab [slabRuns]run
+
+var slabs = sync.Pool{New: func() any { return new(slab) }}
+
 // work is a batch's supply of slices: the planner appends runs, lanes take slices
 // off them. It is what a transport sees of a batch.
+//
+// The planner writes runs in place, without the lock: lanes look at published ones
+// only, and a slab goes back when lanes have taken all of it, or when the batch has
+// ended and the planner has left.
 type work struct {
 	batch   *Batch
 	process *process
 	regions []*Memory // the local memory, index as in run.region
 
-	mu   sync.Mutex // guards what follows, between planner and lanes
-	over bool       // the batch has ended: runs are dropped
-	runs runs
-	at   int    // run that the next slice comes from
-	off  uint64 // bytes of it already given out
-	hint int    // the peer's range of the last slice
+	mu      sync.Mutex // guards what follows, between planner and lanes
+	over    bool       // the batch has ended: what is planned is dropped
+	filling bool       // a planner may write to the last slab
+	list    []*slab    // nil where a slab has been given back
+	runs    int        // published
+	at      int        // run that the next slice comes from
+	off     uint64     // bytes of it already given out
+	hint    int        // the peer's range of the last slice
 
 	left atomic.Uint64 // bytes published and not given out
+
+	room [4]*slab // for batches of few runs, which then need no allocation
 }
 
-// publish makes planned runs available to lanes.
-func (w *work) publish(fresh *runs) {
-	var bytes uint64
+// begin makes the work ready for a batch.
+func (w *work) begin(b *Batch, p *process, regions []*Memory) {
+	w.batch, w.process, w.regions, w.hint = b, p, regions, -1
+	w.list = w.room[:0]
+}
+
+// grow gives the planner its next slab. Only between fill and filled.
+func (w *work) grow() *slab {
+	s := slabs.Get().(*slab)
 	w.mu.Lock()
-	for i := 0; i < fresh.n && !w.over; i++ {
-		r := fresh.at(i)
-		bytes += r.length
-		w.runs.add(*r)
-	}
-	w.left.Add(bytes)
+	w.list = append(w.list, s)
 	w.mu.Unlock()
-	fresh.n = 0
+	return s
+}
+
+// fill says that a planner begins to write. false: it must not, the batch has ended.
+func (w *work) fill() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.filling = !w.over
+	return w.filling
+}
+
+// filled says that the planner has stopped.
+func (w *work) filled() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.filling = false
+	if w.over {
+		w.drop()
+	}
+}
+
+// publish makes planned runs available to lanes: n in all, with bytes more than before.
+func (w *work) publish(n int, bytes uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	w.runs = n
+	w.left.Add(bytes)
 }
 
 // next fills dst with slices, stopping once they exceed budget bytes.
@@ -41,20 +87,48 @@ func (w *work) next(dst []slice, budget uint64) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	remote := w.process.known.Load().spans
+	var there span // the peer's range of the last slice
+	if uint(w.hint) < uint(len(remote)) {
+		there = remote[w.hint]
+	}
 	var n int
 	var bytes uint64
-	for n < len(dst) && bytes < budget && w.at < w.runs.n {
-		r := w.runs.at(w.at)
+	for n < len(dst) && bytes < budget && w.at < w.runs {
+		r := &w.list[w.at/slabRuns][uint(w.at)%slabRuns]
+		if w.off == 0 && r.length <= maxSlice && there.holds(r.remote, r.length) {
+			dst[n] = slice(*r) // most: a whole run, where the last one was
+			bytes += r.length
+			n++
+			w.passed()
+			continue
+		}
 		dst[n], w.hint = r.cut(w.off, remote, w.hint)
+		if w.hint >= 0 {
+			there = remote[w.hint]
+		}
 		w.off += dst[n].length
 		bytes += dst[n].length
 		n++
 		if w.off == r.length {
-			w.at, w.off = w.at+1, 0
+			w.off = 0
+			w.passed()
 		}
 	}
 	w.left.Add(-bytes)
 	return n
+}
+
+// passed goes on to the next run, and gives a slab back that lanes are done with:
+// a long batch then needs memory for what waits only. w.mu is held.
+func (w *work) passed() {
+	if w.at++; w.at%slabRuns == 0 {
+		w.giveBack(w.at/slabRuns - 1)
+	}
+}
+
+func (w *work) giveBack(i int) {
+	slabs.Put(w.list[i])
+	w.list[i] = nil
 }
 
 // release gives the runs' memory back for other batches. Only for a batch that has
@@ -63,7 +137,20 @@ func (w *work) release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.over = true
-	w.runs.release()
-	w.at, w.off = 0, 0
+	w.runs, w.at, w.off = 0, 0, 0
 	w.left.Store(0)
+	if !w.filling {
+		w.drop()
+	}
+}
+
+// drop gives the slabs back. w.mu is held.
+func (w *work) drop() {
+	for i, s := range w.list {
+		if s != nil {
+			slabs.Put(s)
+		}
+		w.list[i] = nil
+	}
+	w.list = w.list[:0]
 }
