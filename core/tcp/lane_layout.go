@@ -1,8 +1,9 @@
 package tcp
 
-// layOut describes the next bytes to send of the body.
-func (s *sender) layOut() error {
-	n, staged := 0, 0
+// layOut describes the next bytes to send of the body, behind the n iovecs that are
+// there already.
+func (s *sender) layOut(n int) error {
+	staged := 0
 	for len(s.body) > 0 && n+2 <= len(s.vec) {
 		e := &s.body[0]
 		if e.Len > gatherMax && e.Mover.Direct() {

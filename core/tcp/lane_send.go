@@ -35,7 +35,7 @@ func (s *sender) pump(l *lane, wait bool, rounds int) error {
 			s.left = advance(s.left, uint64(n))
 		}
 		if len(s.body) > 0 {
-			if err := s.layOut(); err != nil {
+			if err := s.layOut(0); err != nil {
 				return err
 			}
 			continue
@@ -49,8 +49,8 @@ func (s *sender) pump(l *lane, wait bool, rounds int) error {
 			return errMore
 		}
 		rounds--
-		if !s.refill(l) {
-			return nil
+		if more, err := s.refill(l); err != nil || !more {
+			return err
 		}
 	}
 }
@@ -58,14 +58,14 @@ func (s *sender) pump(l *lane, wait bool, rounds int) error {
 // posting is whose slices are being sent.
 func (s *sender) posting() *Posting { return s.entries[0].posting }
 
-// refill takes the next slices from the peer's postings; false: there are none, or
-// the window is full.
-func (s *sender) refill(l *lane) bool {
+// refill takes the next slices from the peer's postings and lays them out; not
+// more: there are none, or the window is full.
+func (s *sender) refill(l *lane) (more bool, err error) {
 	room := l.ring.room()
 	out := l.outstanding()
 	alone := room == ringSize
 	if room < quantum || out >= laneWindow || s.suspect && !alone {
-		return false // the reader kicks when there is room again
+		return false, nil // the reader kicks when there is room again
 	}
 	p := l.peer
 	p.mu.Lock()
@@ -76,19 +76,18 @@ func (s *sender) refill(l *lane) bool {
 	p.mu.Unlock()
 	if ended != nil {
 		ended.report()
-		return true
+		return true, nil
 	}
 	if n == 0 {
-		return false
+		return false, nil
 	}
 	s.suspect = s.entries[0].attempt > 0
-	s.begin(l, s.entries[:n])
-	return true
+	return true, s.begin(l, s.entries[:n])
 }
 
-// begin makes entries, all of one posting, the lane's: counted, in the ring, with
-// their heads ready.
-func (s *sender) begin(l *lane, es []entry) {
+// begin makes entries, all of one posting, the lane's: counted, in the ring, and
+// the first piece of them laid out.
+func (s *sender) begin(l *lane, es []entry) error {
 	write := es[0].posting.write
 	s.many = l.many
 	var bytes uint64
@@ -105,16 +104,15 @@ func (s *sender) begin(l *lane, es []entry) {
 	}
 	l.sentB.Add(bytes)
 	l.ring.push(es)
-	s.vec[0] = bytesVec(heads)
-	switch {
-	case !write:
-		s.left = s.vec[:1]
-	case s.many:
-		s.left, s.body = s.vec[:1], es
-	default:
-		s.left, s.body = nil, es // each head goes before its slice
+	var n int
+	if s.many || !write { // else each head goes before its slice
+		s.vec[0] = bytesVec(heads)
+		n = 1
 	}
-	s.off, s.next = 0, 0
+	if write {
+		s.body, s.off, s.next = es, 0, 0
+	}
+	return s.layOut(n)
 }
 
 // headMany writes the head of one message for all entries.
