@@ -103,8 +103,17 @@ demo: setup ## on a fresh checkout: build, install with pip, and move KV pages (
 test: ## on a fresh checkout: everything above, a short demo, and a summary
 	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
 
-bench: $(VENV)/tests-installed upstream ## TCP writes beside upstream's wheel, in one run (BENCH_ARGS)
-	$(VENV)/bin/python tests/bench/tcp_vs_upstream.py $(BENCH_ARGS)
+$(VENV)/bench-installed: $(VENV)/installed tests/bench/requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt \
+		|| echo "bench: going on without matplotlib: --chart is refused"
+	@touch $@
+
+bench: $(VENV)/bench-installed ## ours beside upstream's wheel, NIXL, UCX and the machine's limits (BENCH_ARGS)
+	@$(TOOLS)/setup.sh upstream
+	@$(TOOLS)/upstream.sh build/venv-upstream $(UPSTREAM_V2)
+	@$(TOOLS)/nixl.sh build/venv-nixl tests/bench/nixl-requirements.txt
+	@$(TOOLS)/ucx.sh
+	$(VENV)/bin/python tests/bench/bench.py $(BENCH_ARGS)
 
 clean: ## remove everything that was built
 	rm -rf build $(LIB) python/mooncake/libmooncake.h python/*.egg-info .pytest_cache

@@ -1,56 +1,100 @@
-"""The blocks of the benchmark: which bytes a batch moves. Standard library only.
+"""Which bytes a batch moves. All contenders read the same plan, from a file.
 
-Sender and receiver each have one region. It is cut into slots of a block and a gap,
-so that no two blocks touch; batches walk over all slots, in an order that differs on the two
-sides. The region is larger than a cache, as a KV cache is.
+Each end has a region. Scattered: both regions are cut into slots of a block and a gap, so
+that no two blocks touch, and the batches walk over all slots in an order that differs on the
+two sides, as the pages of a KV cache do. Contiguous: block follows block on both sides. The
+regions are larger than a cache, as a KV cache is.
 """
 
 from __future__ import annotations
 
 import random
+from array import array
 from dataclasses import dataclass
+from pathlib import Path
 
-REGION = 128 << 20
-PAYLOAD = 64 << 20  # bytes of all blocks of a plan
+PATTERNS = ("contiguous", "scattered")
+OPS = ("write", "read")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Batch b moves size bytes from each source[b][i] to target[b][i], offsets in the regions."""
+class Cell:
+    """One row of the table: every contender is measured in it. size is bytes of a block."""
 
     size: int
-    source: list[list[int]]
-    target: list[list[int]]
+    pattern: str
+    op: str
 
-    @property
-    def batch(self) -> int:
-        return len(self.source[0])
+    def __str__(self) -> str:
+        return f"{named(self.size)} {self.pattern} {self.op}"
 
 
-def plan(size: int, batch: int) -> Plan:
-    """Blocks of size bytes, at most batch of them in a batch; a function of the arguments."""
-    slot = size + min(size, 4096)
-    count = min(PAYLOAD // size, REGION // slot)
+@dataclass(frozen=True)
+class Laid:
+    """A cell's files: the plan, and what the destination holds after every batch."""
+
+    cell: Cell
+    plan: Path
+    expected: Path
+    payload: int  # bytes of all blocks
+    batch: int  # blocks in a call
+
+
+class Workspace:
+    """The files of a run, in a folder. memory is bytes of each region."""
+
+    def __init__(self, folder: Path, memory: int) -> None:
+        self.folder, self.memory = folder, memory
+        self.contents: dict[str, bytes] = {}
+        for role, seed in (("local", 1), ("remote", 2)):
+            self.contents[role] = random.Random(seed).randbytes(memory)
+            self.content(role).write_bytes(self.contents[role])
+
+    def content(self, role: str) -> Path:
+        """What a region holds before anything moves."""
+        return self.folder / f"{role}.bin"
+
+    def lay(self, cell: Cell, batch: int) -> Laid:
+        """Write the files of a cell, over those of the last one."""
+        local, remote, batch = offsets(cell, batch, self.memory)
+        plan = array("Q", [cell.size, batch, len(local), *local, *remote])
+        laid = Laid(cell, self.folder / "plan", self.folder / "expected.bin",
+                    len(local) * cell.size, batch)  # fmt: skip
+        laid.plan.write_bytes(plan.tobytes())
+        laid.expected.write_bytes(self.arrived(cell, local, remote))
+        return laid
+
+    def arrived(self, cell: Cell, local: list[int], remote: list[int]) -> bytearray:
+        """The destination after every block arrived, and nothing else."""
+        ends = ("local", "remote") if cell.op == "write" else ("remote", "local")
+        source, target = (self.contents[role] for role in ends)
+        froms, tos = (local, remote) if cell.op == "write" else (remote, local)
+        expected = bytearray(target)
+        for at, to in zip(froms, tos, strict=True):
+            expected[to : to + cell.size] = source[at : at + cell.size]
+        return expected
+
+
+def offsets(cell: Cell, batch: int, memory: int) -> tuple[list[int], list[int], int]:
+    """Local and remote offsets of all blocks, and how many go in a call: a function of the
+    arguments. The blocks cover at most half of the memory."""
+    size = cell.size
+    slot = size if cell.pattern == "contiguous" else size + min(size, 4096)
+    count = min(memory // 2 // size, memory // slot)
     batch = min(batch, count)
     count -= count % batch
 
-    def order(seed: int) -> list[list[int]]:
-        offsets = [index * slot for index in range(count)]
-        random.Random(seed).shuffle(offsets)
-        return [offsets[at : at + batch] for at in range(0, count, batch)]
+    def order(seed: int) -> list[int]:
+        places = [index * slot for index in range(count)]
+        if cell.pattern == "scattered":
+            random.Random(seed).shuffle(places)
+        return places
 
-    return Plan(size, order(size), order(size + 1))
-
-
-def content(seed: int) -> bytes:
-    """What a region holds before anything moves."""
-    return random.Random(seed).randbytes(REGION)
+    return order(size), order(size + 1), batch
 
 
-def arrived(what: Plan, source: bytes, target: bytes) -> bytearray:
-    """The receiver's region after every batch of the plan."""
-    expected = bytearray(target)
-    for froms, tos in zip(what.source, what.target):
-        for at, to in zip(froms, tos):
-            expected[to : to + what.size] = source[at : at + what.size]
-    return expected
+def named(size: int) -> str:
+    for unit, word in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size % unit == 0:
+            return f"{size // unit} {word}"
+    return f"{size} B"

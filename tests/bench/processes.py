@@ -1,43 +1,53 @@
-"""The benchmark's two processes a contender, seen from the script."""
+"""One process of a contender, seen from the benchmark."""
 
 from __future__ import annotations
 
 import json
 import os
 import queue
+import signal
 import subprocess
-import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-HERE = Path(__file__).resolve().parent
 TICKS = os.sysconf("SC_CLK_TCK")
+FOREIGN = ("MC_", "UCX_", "NIXL_")
 
 
 class BenchError(Exception):
     """A process of the benchmark answered with an error, or not at all."""
 
 
-class Process:
-    """A driver under some Python. Every call has a deadline."""
+def clean_environment(more: Mapping[str, str], python: bool) -> dict[str, str]:
+    """Ours without what changes a contender's behaviour. PYTHONPATH may lead to our package,
+    which another Python must not find."""
+    foreign = FOREIGN if python else (*FOREIGN, "PYTHON")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **more}
 
-    def __init__(self, python: str, script: str, env: dict[str, str], log: TextIO) -> None:
-        # PYTHONPATH may lead to our package, which upstream's Python must not find.
-        foreign = ("MC_",) if python == sys.executable else ("MC_", "PYTHON")
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        clean["PYTHONDONTWRITEBYTECODE"] = "1"
+
+class Process:
+    """A driver. Every call has a deadline. Ctrl-C does not reach it: its owner ends it."""
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], log: TextIO) -> None:
         self.name = Path(log.name).stem
-        self.process = subprocess.Popen(
-            [python, "-u", str(HERE / script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**clean, **env},
-            text=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=env,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BenchError(f"{self.name}: cannot start {command[0]}: {error.strerror}") from error
         self._answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -45,10 +55,11 @@ class Process:
             self._answers.put(line)
         self._answers.put("")
 
-    def call(self, op: str, timeout: float = 120.0, **arguments: Any) -> dict[str, Any]:
+    def call(self, *words: object, timeout: float = 60.0) -> dict[str, Any]:
+        op = str(words[0])
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+            self.process.stdin.write(" ".join(map(str, words)) + "\n")
             self.process.stdin.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
@@ -68,9 +79,19 @@ class Process:
         user, system = stat.rsplit(")", 1)[1].split()[11:13]
         return (int(user) + int(system)) / TICKS
 
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(10)
+        self._reader.join(10)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                stream.close()
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass  # a command that it never read

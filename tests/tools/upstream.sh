@@ -4,8 +4,8 @@
 #   upstream.sh FOLDER VERSION
 #
 # Where that release has no wheel for this Python, or cannot be fetched, it says so
-# and leaves no folder, so that the tests which need it are skipped; if MC_REQUIRE
-# contains interop it fails instead. Environment: PYTHON, MC_REQUIRE.
+# and leaves no folder but the reason in FOLDER.skipped, so that the tests which need it are
+# skipped; if MC_REQUIRE contains interop it fails instead. Environment: PYTHON, MC_REQUIRE.
 set -euo pipefail
 folder=${1:?usage: upstream.sh FOLDER VERSION} version=${2:?usage: upstream.sh FOLDER VERSION}
 python=${PYTHON:-python3}
@@ -27,13 +27,14 @@ give_up() {
         exit 1
         ;;
     esac
+    echo "$1" >"$folder.skipped"
     echo "upstream: skipped: $1"
     exit 0
 }
 MC_REQUIRE=${MC_REQUIRE:-}
 
 echo "upstream: install $wheel into $folder"
-rm -rf "$folder"
+rm -rf "$folder" "$folder.skipped"
 "$python" -m venv "$folder"
 if ! output=$("$folder/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "$wheel" 2>&1); then
     give_up "$("$python" --version) cannot have $wheel: $(tail -n 1 <<<"$output")"
