@@ -27,6 +27,7 @@ type Config struct {
 	PreferIPv6        bool          // MC_USE_IPV6
 	NoMetaCache       bool          // MC_DISABLE_METACACHE: ask the peer before every batch
 	Lanes             int           // MC_TCP_LANES_PER_PEER
+	SocketBuffer      int           // MC_TCP_SOCKET_BUFFER: bytes; 0: the kernel's choice
 	ForceV1           bool          // MC_TCP_PROTO=1
 	PlainFraming      bool          // MC_TCP_PROTO=2: upstream's framing, also between two of this kind
 	StatusTimeout     time.Duration // MC_TCP_STATUS_TIMEOUT_SEC
@@ -66,6 +67,7 @@ func ConfigFromEnv(getenv Getenv) Config {
 		PreferIPv6:        e.present("MC_USE_IPV6"),
 		NoMetaCache:       e.present("MC_DISABLE_METACACHE"),
 		Lanes:             int(e.lanes()),
+		SocketBuffer:      int(e.number("MC_TCP_SOCKET_BUFFER", 0, 4096, 1<<30)),
 		StatusTimeout:     time.Duration(e.number("MC_TCP_STATUS_TIMEOUT_SEC", 30, 1, 86400)) * time.Second,
 	}
 	// A transfer may not be cut off before a slow link has had a chance.

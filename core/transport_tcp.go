@@ -32,7 +32,8 @@ func newTCPTransport(e *Engine) (*tcpTransport, error) {
 		t.hello = tcp.HelloFirst
 	}
 	t.server = tcp.NewServer(listener, tcp.ServerConfig{Memory: regionsOf{e.memory}, Instance: e.instance, Log: e.log,
-		Fenced: e.described.drop}) // the descriptor says how many fences there were
+		SocketBuffer: e.cfg.SocketBuffer,
+		Fenced:       e.described.drop}) // the descriptor says how many fences there were
 	return t, nil
 }
 
@@ -87,7 +88,7 @@ func (t *tcpTransport) reach(p *process) (path, error) {
 	peer := tcp.NewPeer(tcp.PeerConfig{
 		Name: p.name, Dial: dial.dial, Version: dial.version, Log: t.engine.log, Lanes: t.engine.cfg.Lanes,
 		StallTimeout: t.engine.cfg.StatusTimeout, Lost: func() { p.suspect.Store(true) }, Fences: p.fences,
-		Covered: dial.covered,
+		Covered: dial.covered, SocketBuffer: t.engine.cfg.SocketBuffer,
 	})
 	return &tcpPath{peer, t.engine, d.Extension != nil && d.Extension.Hello >= 1}, nil
 }

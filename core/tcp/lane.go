@@ -72,7 +72,7 @@ type loss struct {
 
 func newLane(p *Peer, link Link) (*lane, error) {
 	link.Conn.SetNoDelay(true)
-	sock, err := newSocket(link.Conn, p.cfg.StallTimeout)
+	sock, err := newSocket(link.Conn, p.cfg.StallTimeout, p.cfg.SocketBuffer)
 	if err != nil {
 		return nil, err
 	}

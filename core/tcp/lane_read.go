@@ -20,6 +20,7 @@ type reader struct {
 	buf  [readBuffer]byte
 	r, w int
 	vec  [1]iovec
+	idle func()  // report; made once
 	into scatter // of the read being answered
 
 	// Confirmed slices not yet reported: always of one posting.
@@ -35,6 +36,7 @@ func (l *lane) read() {
 	defer l.workers.Done()
 	defer recovered(l.peer.cfg.Log, "a lane's reader", l.bug)
 	rd := &reader{l: l}
+	rd.idle = rd.report
 	err := rd.run()
 	rd.report()
 	why := loss{cause: err, fenced: hangup(err), slice: rd.culprit}
@@ -124,7 +126,7 @@ func (rd *reader) direct() error {
 	}
 	rd.r, rd.w = 0, 0
 	_, vec, n := rd.into.layOut(rd.buf[:ahead])
-	got, err := rd.l.sock.readv(vec, nil, true)
+	got, err := rd.l.sock.readv(vec, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -162,8 +164,9 @@ func (rd *reader) report() {
 	}
 	po, n, bytes := rd.po, rd.n, rd.bytes
 	rd.po, rd.n, rd.bytes = nil, 0, 0
-	rd.l.peer.confirmed(rd.l, po, n, bytes)
-	rd.l.kick(noLimit) // ends at the latest when the window is full: only this goroutine opens it
+	if rd.l.peer.confirmed(rd.l, po, n, bytes) {
+		rd.l.kick(noLimit) // ends at the latest when the window is full: only this goroutine opens it
+	}
 }
 
 // need waits until n bytes are buffered; before it waits it reports.
@@ -175,11 +178,7 @@ func (rd *reader) need(n int) error {
 	rd.r = 0
 	for rd.w < n {
 		rd.vec[0] = bytesVec(rd.buf[rd.w:])
-		got, err := rd.l.sock.readv(rd.vec[:1], nil, false)
-		if err == errAgain {
-			rd.report()
-			got, err = rd.l.sock.readv(rd.vec[:1], nil, true)
-		}
+		got, err := rd.l.sock.readv(rd.vec[:], nil, rd.idle)
 		if err != nil {
 			return err
 		}

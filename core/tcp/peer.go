@@ -44,6 +44,8 @@ type PeerConfig struct {
 	// StallTimeout ends a lane whose data the peer's host does not take.
 	// Default 30 s.
 	StallTimeout time.Duration
+	// SocketBuffer as in ServerConfig.
+	SocketBuffer int
 }
 
 const (
@@ -241,12 +243,15 @@ func (po *Posting) next(born uint64, dst []entry, slices []Slice, budget uint64)
 	return n
 }
 
-// confirmed takes n slices of po, carried by lane, off the books.
-func (p *Peer) confirmed(lane carrier, po *Posting, n int, bytes uint64) {
+// confirmed takes n slices of po, carried by lane, off the books. more: postings
+// wait for a lane.
+func (p *Peer) confirmed(lane carrier, po *Posting, n int, bytes uint64) (more bool) {
 	po.src.Done(n, bytes)
 	p.mu.Lock()
 	po.carry(lane, -n)
 	ended := po.settle()
+	more = len(p.ring) > 0
 	p.mu.Unlock()
 	ended.report()
+	return more
 }

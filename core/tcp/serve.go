@@ -52,12 +52,16 @@ type conn struct {
 	guard   guard // each of regions, few of them twice
 	out     answers
 
+	beforeIdle, beforeWait func() // count and limit; made once
+	limited                bool   // the wait has a deadline
+
 	written, read uint64 // bytes not yet added to the server's counters
 }
 
 func newConn(s *Server, sock *socket) *conn {
 	c := &conn{since: time.Now(), srv: s, sock: sock, done: make(chan struct{}),
 		buf: make([]byte, serveBuffer), ahead: serveBuffer}
+	c.beforeIdle, c.beforeWait = c.count, c.limit
 	if a, ok := netip.AddrFromSlice(sock.conn.RemoteAddr().(*net.TCPAddr).IP); ok {
 		c.remote = a.Unmap()
 	}
@@ -395,14 +399,14 @@ func (c *conn) need(n int, idle bool) error {
 // readv receives; only an idle connection may wait for longer than StallTimeout.
 func (c *conn) readv(iov []iovec, g guard, idle bool) (int, error) {
 	c.release()
-	got, err := c.sock.readv(iov, g, false)
-	if err == errAgain {
-		c.count()
-		if !idle {
-			c.sock.limit(c.sock.conn.SetReadDeadline, c.srv.cfg.StallTimeout)
-			defer c.sock.limit(c.sock.conn.SetReadDeadline, 0)
-		}
-		got, err = c.sock.readv(iov, g, true)
+	before := c.beforeIdle
+	if !idle {
+		before = c.beforeWait
+	}
+	got, err := c.sock.readv(iov, g, before)
+	if c.limited {
+		c.sock.limit(c.sock.conn.SetReadDeadline, 0)
+		c.limited = false
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, c.overdue("no progress within a request")
@@ -411,6 +415,13 @@ func (c *conn) readv(iov []iovec, g guard, idle bool) (int, error) {
 		return 0, io.EOF
 	}
 	return got, err
+}
+
+// limit bounds the wait for the rest of a request.
+func (c *conn) limit() {
+	c.count()
+	c.sock.limit(c.sock.conn.SetReadDeadline, c.srv.cfg.StallTimeout)
+	c.limited = true
 }
 
 // overdue words the end of a wait: the peer's fault, or because the server said so.

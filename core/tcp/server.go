@@ -27,6 +27,9 @@ type ServerConfig struct {
 	// StallTimeout ends a connection that stops in the middle of a request, or
 	// that does not take its answers. Idle connections are kept. Default 60 s.
 	StallTimeout time.Duration
+	// SocketBuffer is the size of each connection's buffers in the kernel; 0: the
+	// kernel grows them as it sees fit.
+	SocketBuffer int
 }
 
 // Counters of a Server. They never go down.
@@ -218,7 +221,7 @@ func (s *Server) accept() {
 
 // add begins to serve one connection, if there is room.
 func (s *Server) add(nc *net.TCPConn) {
-	sock, err := newSocket(nc, 0)
+	sock, err := newSocket(nc, 0, s.cfg.SocketBuffer)
 	if err != nil {
 		nc.Close()
 		return

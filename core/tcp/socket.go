@@ -53,14 +53,15 @@ type transferCall struct {
 	iov   []iovec
 	guard guard
 	wait  bool
+	idle  func() // called once, before it waits; or nil
 	n     int
 	err   error
 	msg   unix.Msghdr
 }
 
 // newSocket wraps a connection. The kernel will give up on a host that takes no
-// data for stall; 0 leaves that to its defaults.
-func newSocket(conn *net.TCPConn, stall time.Duration) (*socket, error) {
+// data for stall; buffer is the size of its buffers. 0 leaves either to its defaults.
+func newSocket(conn *net.TCPConn, stall time.Duration, buffer int) (*socket, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, errors.Wrap(err, "socket")
@@ -69,6 +70,10 @@ func newSocket(conn *net.TCPConn, stall time.Duration) (*socket, error) {
 		raw.Control(func(fd uintptr) {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stall.Milliseconds()))
 		})
+	}
+	if buffer > 0 {
+		conn.SetReadBuffer(buffer) // the kernel may allow less, which is no error
+		conn.SetWriteBuffer(buffer)
 	}
 	s := &socket{conn: conn, raw: raw}
 	s.readFn = func(fd uintptr) bool { return s.r.run(fd, recvCall) }
@@ -91,9 +96,9 @@ func peerClosed(fd int32) bool {
 
 // readv receives into iov, at most maxIovecs ranges, and returns how many bytes
 // came; 0 and no error is the end of the stream. guard is pinned around each
-// attempt, not while waiting. Without wait it returns errAgain instead.
-func (s *socket) readv(iov []iovec, g guard, wait bool) (int, error) {
-	s.r = transferCall{iov: iov, guard: g, wait: wait}
+// attempt, not while waiting. idle, if not nil, is called once before it waits.
+func (s *socket) readv(iov []iovec, g guard, idle func()) (int, error) {
+	s.r = transferCall{iov: iov, guard: g, wait: true, idle: idle}
 	if err := s.raw.Read(s.readFn); err != nil {
 		return 0, errors.Wrap(err, "receive")
 	}
@@ -103,7 +108,8 @@ func (s *socket) readv(iov []iovec, g guard, wait bool) (int, error) {
 	return s.r.n, s.r.err
 }
 
-// writev sends from iov, at most maxIovecs ranges; otherwise as readv.
+// writev sends from iov, at most maxIovecs ranges; otherwise as readv. Without wait
+// it returns errAgain instead of waiting.
 func (s *socket) writev(iov []iovec, g guard, wait bool) (int, error) {
 	s.w = transferCall{iov: iov, guard: g, wait: wait}
 	if err := s.raw.Write(s.writeFn); err != nil {
@@ -211,6 +217,10 @@ func (c *transferCall) run(fd uintptr, call func(fd uintptr, c *transferCall) (u
 		c.n = int(n)
 	case unix.EAGAIN:
 		if c.wait {
+			if idle := c.idle; idle != nil {
+				c.idle = nil
+				idle()
+			}
 			return false
 		}
 		c.err = errAgain

@@ -159,7 +159,7 @@ func (w *v1Lane) dial(po *Posting) (*socket, error) {
 	for {
 		link, err := p.cfg.Dial(ctx)
 		if err == nil {
-			s, err := newSocket(link.Conn, p.cfg.StallTimeout)
+			s, err := newSocket(link.Conn, p.cfg.StallTimeout, p.cfg.SocketBuffer)
 			if err != nil {
 				link.Conn.Close()
 			}
@@ -271,7 +271,7 @@ func (w *v1Lane) receive(s *socket, e entry) error {
 func (w *v1Lane) fill(s *socket, addr, n uint64) error {
 	for n > 0 {
 		s.limit(s.conn.SetDeadline, w.peer.cfg.StallTimeout)
-		got, err := s.readv([]iovec{{addr, min(n, maxDirect)}}, nil, true)
+		got, err := s.readv([]iovec{{addr, min(n, maxDirect)}}, nil, nil)
 		if err != nil {
 			return err
 		}
