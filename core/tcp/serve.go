@@ -49,6 +49,7 @@ type conn struct {
 	// the last of them has come.
 	into    scatter
 	regions []Region
+	joined  []int // those of its pieces that belong to the same range as the one before
 	guard   guard // each of regions, few of them twice
 	out     answers
 
@@ -104,7 +105,7 @@ func (c *conn) serve() (err error) {
 		err := c.request(h)
 		if errors.Is(err, errGone) && (h.op == opWrite|flagV2 || h.op == opWriteMany|flagV2) {
 			// What came before has its status; of this one the peer learns why.
-			err = c.reject(h, err.Error(), 0)
+			err = c.reject(h, err.Error(), c.goneRange())
 		}
 		if err != nil {
 			return err
@@ -155,7 +156,7 @@ func (c *conn) fill() error {
 		case c.into.direct():
 			err = c.receive()
 		default:
-			err = c.need(1, false)
+			err = c.more()
 		}
 		if err != nil {
 			return err
@@ -226,6 +227,22 @@ func (c *conn) receive() error {
 	return nil
 }
 
+// more reads the rest of the payload into the empty buffer, and what is expected
+// behind it.
+func (c *conn) more() error {
+	if err := c.out.flush(c); err != nil {
+		return err
+	}
+	c.r, c.w = 0, 0
+	c.iov[0] = bytesVec(c.buf[:min(uint64(len(c.buf)), c.into.bytes+uint64(c.ahead))])
+	got, err := c.readv(c.iov[:], nil, false)
+	if err != nil {
+		return err
+	}
+	c.w = got
+	return nil
+}
+
 // sendBack answers a read.
 func (c *conn) sendBack(h header) error {
 	c.begin()
@@ -279,65 +296,6 @@ func (c *conn) hello(h header) error {
 	c.many = h.addr >= HelloMany // the address field is the version
 	c.greeting = c.srv.introduce(c, hello).encode()
 	return c.out.plain(c, c.greeting)
-}
-
-// begin forgets the last request.
-func (c *conn) begin() {
-	c.into.reset()
-	clear(c.regions)
-	clear(c.guard)
-	c.regions, c.guard = c.regions[:0], c.guard[:0]
-}
-
-// admit adds a range to the current request, or tells why it may not be used:
-// every byte must be registered; adjacent regions will do.
-func (c *conn) admit(addr, n uint64, write bool) (why string) {
-	if n == 0 {
-		return "length 0"
-	}
-	if addr+n < addr {
-		return "range wraps around"
-	}
-	for n > 0 {
-		region := c.find(addr)
-		if region == nil {
-			return "address not registered"
-		}
-		if write && !region.Writable() {
-			return "memory is read-only"
-		}
-		_, end := region.Bounds()
-		k := min(n, end-addr)
-		c.into.add(region, addr, k)
-		c.regions = append(c.regions, region)
-		c.watch(region)
-		addr, n = addr+k, n-k
-	}
-	return ""
-}
-
-// watch adds a region to the guard, unless it was one of the last.
-func (c *conn) watch(region Region) {
-	for i := len(c.guard) - 1; i >= max(0, len(c.guard)-8); i-- {
-		if c.guard[i] == region {
-			return
-		}
-	}
-	c.guard = append(c.guard, region)
-}
-
-// find returns the live region that holds addr, held, or nil.
-func (c *conn) find(addr uint64) Region {
-	if c.held != nil {
-		if start, end := c.held.Bounds(); addr >= start && addr < end {
-			return c.held
-		}
-	}
-	region := c.srv.cfg.Memory.Find(addr)
-	if region == nil || !c.hold(region) {
-		return nil
-	}
-	return region
 }
 
 // reject refuses a request: with a status in version 2, else by closing. culprit is

@@ -43,7 +43,12 @@ func (c *conn) ranges(h header, write bool) error {
 	c.begin()
 	for i, at := uint64(0), c.r; i < count; i, at = i+1, at+rangeSize {
 		addr, n := parseRange(c.buf[at:])
-		if why := c.admit(addr, n, write); why != "" {
+		before := c.into.bytes
+		why := c.admit(addr, n, write)
+		if c.into.bytes < before {
+			why = "the sum of the ranges wraps around"
+		}
+		if why != "" {
 			c.r += table
 			return c.reject(h, fmt.Sprintf("range %d, %d bytes at %#x: %s", i, n, addr, why), i)
 		}
