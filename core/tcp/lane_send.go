@@ -69,7 +69,7 @@ func (s *sender) refill(l *lane) (more bool, err error) {
 	}
 	p := l.peer
 	p.mu.Lock()
-	n, ended := p.take(l, l.fenced, l.born, alone, s.entries[:], s.slices[:], min(quantumBytes, laneWindow-out))
+	n, ended := p.take(taker{l, l.fenced, l.born, alone, l.many}, s.entries[:], s.slices[:], min(quantumBytes, laneWindow-out))
 	if n > 0 && len(p.ring) > 0 {
 		p.openLanes()
 	}

@@ -174,23 +174,31 @@ func (p *Peer) dequeue(po *Posting) {
 	}
 }
 
+// taker is a lane that asks for slices, with what decides which it gets.
+type taker struct {
+	carrier
+	fenced, born uint64 // as in lane
+	alone        bool   // nothing else is on the lane
+	many         bool   // one answer for all that it takes
+}
+
 // take hands the next slices to a lane: up to len(dst), and not much over budget
-// bytes. They are counted as in flight. alone: nothing else is on the lane. Fenced
-// postings end here; the caller reports them without locks. p.mu is held.
-func (p *Peer) take(lane carrier, fenced, born uint64, alone bool, dst []entry, slices []Slice, budget uint64) (n int, ended *finishedPosting) {
+// bytes. They are counted as in flight. Fenced postings end here; the caller reports
+// them without locks. p.mu is held.
+func (p *Peer) take(lane taker, dst []entry, slices []Slice, budget uint64) (n int, ended *finishedPosting) {
 	for tries := len(p.ring); tries > 0 && len(p.ring) > 0; tries-- {
 		p.turn %= len(p.ring)
 		po := p.ring[p.turn]
-		if !po.allowed(fenced) {
+		if !po.allowed(lane.fenced) {
 			if ended = po.settle(); ended != nil {
 				return 0, ended
 			}
 			continue
 		}
-		if !alone && po.suspect(born) {
+		if !lane.alone && po.suspect(lane.born) {
 			return 0, nil // what is on the lane comes first
 		}
-		n = po.next(born, dst, slices, budget)
+		n = po.next(lane, dst, slices, budget)
 		if n == 0 && len(po.redo) == 0 {
 			p.dequeue(po) // a kick will bring it back
 			continue
@@ -203,7 +211,7 @@ func (p *Peer) take(lane carrier, fenced, born uint64, alone bool, dst []entry, 
 		if n == 0 {
 			continue
 		}
-		po.carry(lane, n)
+		po.carry(lane.carrier, n)
 		return n, nil
 	}
 	return 0, nil
@@ -211,18 +219,18 @@ func (p *Peer) take(lane carrier, fenced, born uint64, alone bool, dst []entry, 
 
 // suspect tells whether the next slices for a lane were on one that broke. One of
 // them may have been the reason: a server that refuses a request may close the
-// connection in a way that destroys its answer. So they go alone and few at a time,
-// and if they break this connection, too, the others do not pay for it.
-// peer.mu is held.
+// connection in a way that destroys its answer. So they go alone, and few at a time
+// unless they have one answer; if they break this connection, too, the others do not
+// pay for it. peer.mu is held.
 func (po *Posting) suspect(born uint64) bool {
 	return len(po.redo) > 0 && born >= po.redoAfter && po.redo[0].attempt > 0
 }
 
 // next takes slices to be sent again first, for a lane that is young enough, then
 // new ones. peer.mu is held.
-func (po *Posting) next(born uint64, dst []entry, slices []Slice, budget uint64) int {
-	if len(po.redo) > 0 && born >= po.redoAfter {
-		if po.suspect(born) {
+func (po *Posting) next(lane taker, dst []entry, slices []Slice, budget uint64) int {
+	if len(po.redo) > 0 && lane.born >= po.redoAfter {
+		if po.suspect(lane.born) && !lane.many {
 			dst, budget = dst[:min(len(dst), retryQuantum)], min(budget, retryBytes)
 		}
 		var n int

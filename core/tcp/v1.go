@@ -70,7 +70,7 @@ func (p *Peer) runV1() {
 	var slices [1]Slice
 	for {
 		p.mu.Lock()
-		n, ended := p.take(w, 0, p.breaks, true, es[:], slices[:], 1)
+		n, ended := p.take(taker{carrier: w, born: p.breaks, alone: true}, es[:], slices[:], 1)
 		if n == 0 && ended == nil {
 			p.v1--
 			p.mu.Unlock()
