@@ -15,37 +15,149 @@ import (
 
 var batches = newTable[*core.Batch](batchKind, "batch")
 
+// request is the arguments that say which blocks move where.
+type request struct {
+	segment               C.mc_segment_t
+	op                    C.uint32_t
+	local, remote, length *C.uint64_t
+	count                 C.uint64_t
+	deadlineMS            C.int64_t
+}
+
+// submit starts a batch and gives out its handle.
+func (r request) submit(out *C.mc_batch_t) (*core.Batch, error) {
+	return begin(r.segment, out, func(s *core.Segment) (*core.Batch, error) {
+		blocks, err := blocksOf(r.local, r.remote, r.length, r.count)
+		if err != nil {
+			return nil, err
+		}
+		return s.Submit(core.Op(r.op), blocks, core.Options{Deadline: milliseconds(r.deadlineMS)})
+	})
+}
+
+// begin gives out a handle for a batch that start makes.
+func begin(segment C.mc_segment_t, out *C.mc_batch_t, start func(*core.Segment) (*core.Batch, error)) (*core.Batch, error) {
+	if err := writable(out, "out"); err != nil {
+		return nil, err
+	}
+	*out = 0
+	s, engine, err := segments.get(uint64(segment))
+	if err != nil {
+		return nil, err
+	}
+	b, err := start(s)
+	if err != nil {
+		return nil, err
+	}
+	h, err := putOwned(batches, b, engine)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	*out = C.mc_batch_t(h)
+	return b, nil
+}
+
+// blocksOf views the three arrays of a request.
+func blocksOf(local, remote, length *C.uint64_t, count C.uint64_t) (blocks core.Blocks, err error) {
+	if blocks.Local, err = numbers(local, count, "local"); err != nil {
+		return blocks, err
+	}
+	if blocks.Remote, err = numbers(remote, count, "remote"); err != nil {
+		return blocks, err
+	}
+	blocks.Length, err = numbers(length, count, "length")
+	return blocks, err
+}
+
 //export mc_submit
 func mc_submit(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.uint64_t, count C.uint64_t, deadlineMS C.int64_t, out *C.mc_batch_t) C.int {
 	return guard(func() error {
-		if err := writable(out, "out"); err != nil {
+		_, err := request{segment, op, local, remote, length, count, deadlineMS}.submit(out)
+		return err
+	})
+}
+
+// mooncakeTransferBegin is the first half of mc_transfer: a batch, and where to sleep.
+//
+//export mooncakeTransferBegin
+func mooncakeTransferBegin(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.uint64_t, count C.uint64_t,
+	deadlineMS C.int64_t, status *C.mc_batch_status_t, out *C.mc_batch_t, word **C.uint32_t, running *C.uint32_t) C.int {
+	return guard(func() error {
+		if status != nil {
+			if err := writable(status, "status"); err != nil {
+				return err
+			}
+			*status = C.mc_batch_status_t{}
+		}
+		b, err := request{segment, op, local, remote, length, count, deadlineMS}.submit(out)
+		if err != nil {
 			return err
 		}
+		at, value := b.Word()
+		*word, *running = (*C.uint32_t)(at), C.uint32_t(value)
+		return nil
+	})
+}
+
+// mooncakeTransferEnd is the second half of mc_transfer: what came of the batch,
+// which is closed if it has ended.
+//
+//export mooncakeTransferEnd
+func mooncakeTransferEnd(status *C.mc_batch_status_t, out *C.mc_batch_t) C.int {
+	return guard(func() error {
+		b, _, err := batches.get(uint64(*out))
+		if err != nil {
+			*out = 0
+			return err
+		}
+		s := b.Status()
+		if status != nil {
+			*status = cStatus(s)
+		}
+		if s.State == core.Running {
+			return core.ErrWaitTimeout
+		}
+		batches.take(uint64(*out)) // or the engine's close does that just now
 		*out = 0
-		s, engine, err := segments.get(uint64(segment))
+		b.Close()
+		return s.Err
+	})
+}
+
+//export mc_batch_open
+func mc_batch_open(segment C.mc_segment_t, op C.uint32_t, deadlineMS C.int64_t, out *C.mc_batch_t) C.int {
+	return guard(func() error {
+		_, err := begin(segment, out, func(s *core.Segment) (*core.Batch, error) {
+			return s.Open(core.Op(op), core.Options{Deadline: milliseconds(deadlineMS)})
+		})
+		return err
+	})
+}
+
+//export mc_batch_add
+func mc_batch_add(batch C.mc_batch_t, local, remote, length *C.uint64_t, count C.uint64_t) C.int {
+	return guard(func() error {
+		b, _, err := batches.get(uint64(batch))
 		if err != nil {
 			return err
 		}
-		var blocks core.Blocks
-		if blocks.Local, err = numbers(local, count, "local"); err != nil {
-			return err
-		}
-		if blocks.Remote, err = numbers(remote, count, "remote"); err != nil {
-			return err
-		}
-		if blocks.Length, err = numbers(length, count, "length"); err != nil {
-			return err
-		}
-		b, err := s.Submit(core.Op(op), blocks, core.Options{Deadline: milliseconds(deadlineMS)})
+		blocks, err := blocksOf(local, remote, length, count)
 		if err != nil {
 			return err
 		}
-		h, err := putOwned(batches, b, engine)
+		return b.Add(blocks)
+	})
+}
+
+//export mc_batch_seal
+func mc_batch_seal(batch C.mc_batch_t) C.int {
+	return guard(func() error {
+		b, _, err := batches.get(uint64(batch))
 		if err != nil {
-			b.Close()
 			return err
 		}
-		*out = C.mc_batch_t(h)
+		b.Seal()
 		return nil
 	})
 }

@@ -54,7 +54,7 @@ extern "C" {
 typedef uint64_t mc_engine_t;  /* from mc_engine_open, ended by mc_engine_close */
 typedef uint64_t mc_memory_t;  /* from mc_register, ended by mc_deregister */
 typedef uint64_t mc_segment_t; /* from mc_segment_open, ended by mc_segment_close */
-typedef uint64_t mc_batch_t;   /* from mc_submit, ended by mc_batch_close */
+typedef uint64_t mc_batch_t;   /* from mc_submit or mc_batch_open, ended by mc_batch_close */
 
 /* Status codes. One for each thing a caller can act on. */
 enum {
@@ -280,7 +280,9 @@ int mc_segment_close(mc_segment_t segment);
 /* mc_submit starts to move count blocks between local memory and segment, and
  * returns without waiting for them. Block i is length[i] bytes between
  * local[i] and remote[i], absolute addresses. Every block must lie within
- * registered memory on both sides; all are checked before the first byte moves.
+ * registered memory on both sides. With at most 16384 blocks all are checked before
+ * the first byte moves; a longer call is checked and moved piece by piece, so that
+ * its first bytes leave as early as those of a short one.
  * Neighbours that are contiguous on both sides are moved as one run. Blocks of
  * length 0 are done at once; so is an empty batch. Blocks have no order; where
  * destinations overlap the result is one of the blocks, byte by byte.
@@ -295,10 +297,47 @@ int mc_segment_close(mc_segment_t segment);
  * Returns MC_OK; MC_EINVAL (op, an array that cannot be read, a range that wraps
  * around, read-only memory as the destination of a read); MC_EADDR (the text names
  * the block, and the side); MC_EPEER, MC_ENOTFOUND, MC_ERESTARTED (the peer was
- * asked for its ranges); MC_EDEVICE; MC_EHANDLE. On error no byte was moved, unless
- * the arrays were changed during the call, and *out is 0. */
+ * asked for its ranges); MC_EDEVICE; MC_EHANDLE. On error *out is 0, and no byte was
+ * moved, unless the arrays were changed during the call or it has more than 16384
+ * blocks: then some blocks may have been moved, and the call has cancelled the rest
+ * and waited until nothing in this process touches its pages. */
 int mc_submit(mc_segment_t segment, uint32_t op, const uint64_t *local, const uint64_t *remote,
               const uint64_t *length, uint64_t count, int64_t deadline_ms, mc_batch_t *out);
+
+/* mc_transfer is mc_submit, mc_wait and mc_batch_close in one call: it moves blocks and
+ * waits until they have arrived. timeout_ms >= 0 waits at most so long, < 0 without
+ * limit. status (optional) is written whenever the arguments could be read: all 0 if
+ * no batch began.
+ * Blocks, outside the Go runtime. Restrictions as for mc_submit.
+ * Returns what mc_submit and mc_wait do. With MC_ETIMEDOUT *out is the batch, which
+ * goes on: wait for it, and close it. Else *out is 0 and nothing is left to close. */
+int mc_transfer(mc_segment_t segment, uint32_t op, const uint64_t *local, const uint64_t *remote,
+                const uint64_t *length, uint64_t count, int64_t deadline_ms, int64_t timeout_ms,
+                mc_batch_status_t *status, mc_batch_t *out);
+
+/* mc_batch_open begins a batch whose blocks come in pieces, the first of them moving
+ * while later ones are still being made: mc_batch_add, as often as need be, and
+ * mc_batch_seal, without which the batch does not end well. Local memory must be
+ * registered before. op and deadline_ms as in mc_submit; the time runs from here on.
+ * Blocks for one message to the peer when it must be asked whether it is the same.
+ * Returns MC_OK; MC_EINVAL (op); MC_EPEER, MC_ENOTFOUND, MC_ERESTARTED; MC_EDEVICE;
+ * MC_EHANDLE. */
+int mc_batch_open(mc_segment_t segment, uint32_t op, int64_t deadline_ms, mc_batch_t *out);
+
+/* mc_batch_add gives a batch from mc_batch_open count more blocks; arrays, checks, blocking
+ * and errors as in mc_submit, and errors count blocks from the batch's first. On MC_EINVAL
+ * (but for a sealed batch or an array that cannot be read), MC_EADDR and those of the peer
+ * the batch fails with that code, what was added before included; mc_wait tells when its
+ * pages are quiet. A batch that has ended, or was cancelled, takes no more and answers
+ * MC_OK: mc_wait has its outcome.
+ * Returns MC_OK; as mc_submit; MC_EHANDLE (batch). */
+int mc_batch_add(mc_batch_t batch, const uint64_t *local, const uint64_t *remote,
+                 const uint64_t *length, uint64_t count);
+
+/* mc_batch_seal says that a batch gets no more blocks: it ends when those it has are
+ * moved. Sealing twice, or a batch from mc_submit, does nothing. Blocks as mc_submit.
+ * Returns MC_OK, MC_EHANDLE. */
+int mc_batch_seal(mc_batch_t batch);
 
 /* mc_poll reads progress or outcome. Never blocks.
  * Returns MC_OK (whatever the batch's state), MC_EHANDLE. */

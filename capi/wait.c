@@ -47,11 +47,8 @@ static struct timespec after(int64_t ms) {
     return t;
 }
 
-int mc_wait(mc_batch_t batch, int64_t timeout_ms, mc_batch_status_t *status) {
-    uint32_t *word = NULL, running = 0;
-    int rc = mooncakeWaitBegin(batch, &word, &running);
-    if (rc != MC_OK)
-        return rc;
+/* sleep_on returns when the word has changed, or timeout_ms are over (< 0: never). */
+static void sleep_on(const uint32_t *word, uint32_t running, int64_t timeout_ms) {
     if (timeout_ms != 0)
         spin(word, running);
     struct timespec end;
@@ -65,5 +62,26 @@ int mc_wait(mc_batch_t batch, int64_t timeout_ms, mc_batch_status_t *status) {
             errno == ETIMEDOUT)
             break;
     }
+}
+
+int mc_wait(mc_batch_t batch, int64_t timeout_ms, mc_batch_status_t *status) {
+    uint32_t *word = NULL, running = 0;
+    int rc = mooncakeWaitBegin(batch, &word, &running);
+    if (rc != MC_OK)
+        return rc;
+    sleep_on(word, running, timeout_ms);
     return mooncakeWaitEnd(batch, status);
+}
+
+int mc_transfer(mc_segment_t segment, uint32_t op, const uint64_t *local, const uint64_t *remote,
+                const uint64_t *length, uint64_t count, int64_t deadline_ms, int64_t timeout_ms,
+                mc_batch_status_t *status, mc_batch_t *out) {
+    uint32_t *word = NULL, running = 0;
+    int rc = mooncakeTransferBegin(segment, op, (uint64_t *)local, (uint64_t *)remote,
+                                   (uint64_t *)length, count, deadline_ms, status, out, &word,
+                                   &running);
+    if (rc != MC_OK)
+        return rc;
+    sleep_on(word, running, timeout_ms);
+    return mooncakeTransferEnd(status, out);
 }

@@ -16,6 +16,7 @@ import mooncake
 import pytest
 from kit import HEADER, REPOSITORY
 from mooncake import _errors, _ffi
+from mooncake._batch import STATUS_LAYOUT, status_of
 
 STRUCTS = {
     "mc_batch_status_t": _ffi.BatchStatus,
@@ -119,6 +120,16 @@ def test_structs_have_the_compilers_layout(layout: dict[str, Any]) -> None:
         ], name
     for name, handle in HANDLES.items():
         assert ctypes.sizeof(handle) == layout["structs"][name]["size"]
+
+
+def test_a_status_is_read_as_the_struct_says() -> None:
+    raw = _ffi.BatchStatus(2, 1, -9, 1, 5, 6, 7, 8, 9_000_000_000)
+    assert STATUS_LAYOUT.size == ctypes.sizeof(raw)
+    fields = tuple(getattr(raw, name) for name, *_ in raw._fields_)
+    assert STATUS_LAYOUT.unpack_from(raw) == fields
+    status = status_of(raw)
+    assert (status.state, status.quiet) == (mooncake.BatchState.FAILED, mooncake.Quiet.BOTH)
+    assert tuple(status)[2:] == (-9, True, 5, 6, 7, 8, 9.0)
 
 
 def test_constants_are_the_compilers(layout: dict[str, Any]) -> None:

@@ -41,11 +41,15 @@ def test_closed_and_foreign_handles(world: World) -> None:
             lambda h: c.mc_segment_stale(h, byref(number)),
             c.mc_segment_close,
             lambda h: c.mc_submit(h, 1, a, b, n, 1, 0, byref(out)),
+            lambda h: c.mc_transfer(h, 1, a, b, n, 1, 0, -1, None, byref(out)),
+            lambda h: c.mc_batch_open(h, 1, 0, byref(out)),
         ],
         "batch": [
             lambda h: c.mc_poll(h, byref(_ffi.BatchStatus())),
             lambda h: c.mc_wait(h, 0, None),
             lambda h: c.mc_wait(h, -1, byref(_ffi.BatchStatus())),
+            lambda h: c.mc_batch_add(h, a, b, n, 1),
+            c.mc_batch_seal,
             c.mc_cancel,
             lambda h: c.mc_batch_fd(h, byref(number)),
             c.mc_batch_close,
@@ -84,6 +88,10 @@ def test_null_out_pointers(world: World) -> None:
         (lambda: c.mc_submit(w.segment, 1, None, b, n, 1, 0, byref(out)), "local"),
         (lambda: c.mc_submit(w.segment, 1, a, None, n, 1, 0, byref(out)), "remote"),
         (lambda: c.mc_submit(w.segment, 1, a, b, None, 1, 0, byref(out)), "length"),
+        (lambda: c.mc_transfer(w.segment, 1, a, b, n, 1, 0, -1, None, None), "out"),
+        (lambda: c.mc_transfer(w.segment, 1, a, b, None, 1, 0, -1, None, byref(out)), "length"),
+        (lambda: c.mc_batch_open(w.segment, 1, 0, None), "out"),
+        (lambda: c.mc_batch_add(w.batch, None, b, n, 1), "local"),
         (lambda: c.mc_poll(w.batch, None), "out"),
         (lambda: c.mc_batch_fd(w.batch, None), "out"),
         (lambda: c.mc_probe(w.engine, None, 100), "peer"),
@@ -105,6 +113,8 @@ def test_optional_out_pointers(world: World) -> None:
     batch = c_uint64()
     assert c.mc_submit(world.segment, 1, None, None, None, 0, 0, byref(batch)) == 0
     assert c.mc_batch_close(batch) == 0
+    assert c.mc_transfer(world.segment, 1, None, None, None, 0, 0, 0, None, byref(batch)) == 0
+    assert batch.value == 0
     assert c.mc_register_batch(world.engine, None, None, 0, None, None) == 0
     assert c.mc_deregister_batch(None, 0) == 0
 
@@ -188,6 +198,10 @@ def test_pointers_to_nothing(world: World, bad: int) -> None:
         lambda: c.mc_submit(w.segment, 1, a, bad, n, 1, 0, byref(out)),
         lambda: c.mc_submit(w.segment, 1, a, b, bad, 1, 0, byref(out)),
         lambda: c.mc_submit(w.segment, 1, a, b, n, 1, 0, nowhere),
+        lambda: c.mc_transfer(w.segment, 1, a, b, bad, 1, 0, -1, None, byref(out)),
+        lambda: c.mc_transfer(w.segment, 1, a, b, n, 1, 0, -1, None, nowhere),
+        lambda: c.mc_batch_open(w.segment, 1, 0, nowhere),
+        lambda: c.mc_batch_add(w.batch, a, bad, n, 1),
         lambda: c.mc_register_batch(w.engine, bad, n, 1, None, byref(out)),
         lambda: c.mc_register_batch(w.engine, array(free), bad, 1, None, byref(out)),
         lambda: c.mc_register_batch(w.engine, array(free), array(PAGE), 1, None, bad),

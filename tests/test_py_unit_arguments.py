@@ -6,6 +6,7 @@ import array
 import ctypes
 import math
 import mmap
+import sys
 from collections import deque
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from mooncake import InvalidArgument, Unsupported
 from mooncake._arguments import integer, integers, milliseconds, text, words
-from mooncake._buffers import region
+from mooncake._buffers import address_of_view, region
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
 
@@ -105,7 +106,7 @@ def test_words(value: object, expected: list[int]) -> None:
         ({1, 2}, "x "),
         (iter([1]), "x "),
         (np.array([1.0]), r"x\[0\]"),
-        (np.array([1, -1]), "x "),
+        (np.array([1, -1]), r"x\[1\]"),
         (np.array([[1, 2]], dtype=np.uint64), "x "),
         (np.array(1), "x "),
         (array.array("d", [1.0]), r"x\[0\]"),
@@ -122,6 +123,49 @@ def test_words_of_a_matching_buffer_are_not_copied() -> None:
     assert words(values, "x").address == values.ctypes.data
     signed = np.arange(1000, dtype=np.int64)
     assert words(signed, "x").address == signed.ctypes.data
+    for other in (
+        array.array("q", [1, 2]),
+        array.array("Q", [1, 2]),
+        (ctypes.c_int64 * 2)(1, 2),
+        (ctypes.c_uint64 * 2)(1, 2),
+    ):
+        view = memoryview(other)
+        for value in (other, view):
+            assert words(value, "x").address == address_of_view(view)
+
+
+def test_words_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy is a help where the process has it, and never needed."""
+    values = np.array([3, 4], dtype=np.int32)
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert integers(values, "x") == [3, 4]
+    assert integers(array.array("i", [1, 2]), "x") == [1, 2]
+    with pytest.raises(TypeError, match=r"^x\[1\] "):
+        words(array.array("q", [1, -1]), "x")
+    with pytest.raises(TypeError, match=r"^x\[1\] "):
+        words(np.array([1, -1], dtype=np.int16), "x")
+    assert "numpy" not in sys.modules
+
+
+class Shown:
+    """Looks like a torch tensor of integers; on_gpu: that numpy cannot show."""
+
+    def __init__(self, values: list[int], on_gpu: bool) -> None:
+        self.array, self.on_gpu = np.array(values), on_gpu
+
+    def numpy(self) -> Any:
+        if self.on_gpu:
+            raise TypeError("on the GPU")
+        return self.array
+
+    def tolist(self) -> list[int]:
+        return list(map(int, self.array))
+
+
+def test_words_of_a_tensor() -> None:
+    shown = Shown([5, 6], on_gpu=False)
+    assert words(shown, "x").address == shown.array.ctypes.data
+    assert integers(Shown([5, 6], on_gpu=True), "x") == [5, 6]
 
 
 @pytest.mark.parametrize("value", [1.0, "1", None, [1], -1, 2**64])

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from kit import Pages, Running, within
+from peers import Peer
+from stage import SIZE, Stage
+
 from mooncake import (
     BatchState,
     BatchStatus,
@@ -22,9 +25,8 @@ from mooncake import (
     Quiet,
     StaleHandle,
     WaitTimeout,
+    _ffi,
 )
-from peers import Peer
-from stage import SIZE, Stage
 
 
 def status_in(error: MooncakeError) -> BatchStatus:
@@ -238,20 +240,26 @@ def test_closing_the_segment_lets_batches_go_on(frozen: Stage) -> None:
     batch.close()
 
 
-def test_interrupted_write_is_quiet_before_the_exception_goes_on(frozen: Stage) -> None:
+class Interrupted:
+    """The library, in which the second quantum of a wait is interrupted."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def mc_wait(self, *arguments: Any) -> int:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("count", [1, 20_000])
+def test_interrupted_write_is_quiet_before_the_exception_goes_on(
+    frozen: Stage, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     """write() cancels what it began when something is raised out of its wait."""
-    original = frozen.segment.submit
-
-    def submit(*args: Any, **kwargs: Any) -> Any:
-        batch = original(*args, **kwargs)
-
-        def interrupted(timeout: float | None = None) -> Any:
-            raise KeyboardInterrupt
-
-        batch.wait = interrupted
-        return batch
-
-    frozen.segment.submit = submit
+    local, remote = [frozen.pages.address] * count, [frozen.remote] * count
+    monkeypatch.setattr(_ffi, "_library", Interrupted(_ffi.lib()))
     with pytest.raises(KeyboardInterrupt):
-        within(10, frozen.segment.write, frozen.pages.address, frozen.remote, SIZE)
+        within(10, frozen.segment.write, local, remote, SIZE)
     assert frozen.engine.stats().batches_open == 0

@@ -40,6 +40,12 @@ class Words(NamedTuple):
     size: int
     keep: object
 
+    def piece(self, start: int, stop: int) -> Words:
+        """Elements start to below stop, where they are."""
+        if stop - start == self.size:
+            return self
+        return Words(self.address + 8 * start, stop - start, self.keep)
+
 
 def integer(value: object, name: str) -> int:
     """value as an unsigned 64-bit integer. Raises TypeError."""
@@ -55,11 +61,13 @@ def integer(value: object, name: str) -> int:
 def words(value: object, name: str) -> Words:
     """value, any sequence of integers, as an array of uint64.
 
-    Contiguous 64-bit integer buffers (array, numpy) are used where they are, without a
-    copy; what else there is is copied. Raises TypeError.
+    Contiguous 64-bit integer buffers (array, numpy, ctypes, memoryview, a torch tensor on
+    the CPU) are used where they are, without a copy; buffers of other integers are
+    converted by numpy if the process has imported it; what else there is, element by
+    element. Raises TypeError, which names the first element at fault.
     """
     if isinstance(value, (list, tuple)):
-        return _packed(value, name)
+        return packed(value, name)
     if isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"{name} must be a sequence of integers, not {type(value).__name__}")
     try:
@@ -68,53 +76,87 @@ def words(value: object, name: str) -> Words:
         view = None
     if view is not None:
         return _viewed(value, view, name)
-    if hasattr(value, "tolist"):  # a tensor: its elements are objects, a list's are not
-        return _packed(value.tolist(), name)
+    if hasattr(value, "tolist"):
+        return _of_tensor(value, name)
     if isinstance(value, Mapping) or not (
         hasattr(value, "__len__") and hasattr(value, "__getitem__")
     ):
         raise TypeError(f"{name} must be a sequence of integers, not {type(value).__name__}")
-    return _packed(value, name)
+    return packed(value, name)
 
 
 def integers(value: object, name: str) -> list[int]:
     """value, any sequence of integers, as a list. Raises TypeError."""
-    packed = words(value, name)
-    return list((ctypes.c_uint64 * packed.size).from_address(packed.address))
+    numbers = words(value, name)
+    return list((ctypes.c_uint64 * numbers.size).from_address(numbers.address))
+
+
+_NATIVE = "@=<" if sys.byteorder == "little" else "@=>!"
+# Where the byte with the sign is in a 64-bit integer.
+_SIGN_BYTE = 7 if sys.byteorder == "little" else 0
 
 
 def _viewed(value: Any, view: memoryview, name: str) -> Words:
     if view.ndim != 1:
         raise TypeError(f"{name} must have one dimension, not {view.ndim}")
-    kind = view.format.lstrip("@=<" if sys.byteorder == "little" else "@=>!")
-    if view.itemsize == 8 and view.c_contiguous and kind in ("Q", "L", "N", "P"):
-        return Words(address_of_view(view), len(view), view)
-    if (
-        view.itemsize == 8
-        and view.c_contiguous
-        and kind in ("q", "l", "n")
-        and hasattr(value, "min")
-    ):
-        # numpy's own minimum: 1 ns an element, against 20 for a conversion.
-        if len(view) and value.min() < 0:
-            raise TypeError(f"{name} must hold integers between 0 and 2**64-1, not {value.min()}")
-        return Words(address_of_view(view), len(view), view)
-    return _packed(value.tolist() if hasattr(value, "tolist") else list(value), name)
+    kind = view.format.lstrip(_NATIVE)
+    if view.itemsize == 8 and view.c_contiguous:
+        if kind in ("Q", "L", "N", "P"):
+            return Words(address_of_view(view), len(view), view)
+        if kind in ("q", "l", "n"):
+            if not _no_negative(value, view):
+                raise TypeError(_first_wrong(value, name))
+            return Words(address_of_view(view), len(view), view)
+    numpy = sys.modules.get("numpy")  # never imported here: a process may do without
+    if numpy is not None:
+        wide = numpy.asarray(value)
+        if wide.dtype.kind in "biu":
+            if wide.dtype.kind == "i" and wide.size and wide.min() < 0:
+                raise TypeError(_first_wrong(value, name))
+            return _viewed_unsigned(numpy.ascontiguousarray(wide, dtype=numpy.uint64))
+    return packed(value.tolist() if hasattr(value, "tolist") else list(value), name)
 
 
-def _packed(values: Any, name: str) -> Words:
+def _viewed_unsigned(values: Any) -> Words:
+    view = memoryview(values)
+    return Words(address_of_view(view), len(view), view)
+
+
+def _no_negative(value: Any, view: memoryview) -> bool:
+    """Whether 64-bit integers are all 0 or more, without a Python object for each."""
+    if hasattr(value, "min"):  # numpy: 0.5 ns an element
+        return not len(view) or bool(value.min() >= 0)
+    # The bytes with the signs, 3 ns an element: none of them has its highest bit set.
+    return bytes(view.cast("B")[_SIGN_BYTE::8]).isascii()
+
+
+def _of_tensor(value: Any, name: str) -> Words:
+    """words() of a torch tensor: where it is if numpy can show it, else copied."""
+    if hasattr(value, "numpy") and "numpy" in sys.modules:
+        try:
+            shown = value.numpy()
+        except (TypeError, RuntimeError):  # on a GPU
+            shown = None
+        if shown is not None:
+            return words(shown, name)
+    return packed(value.tolist(), name)  # its elements are objects, a list's are not
+
+
+def packed(values: Any, name: str, first: int = 0) -> Words:
+    """Any iterable of integers as an array of uint64; first is the index of the first one
+    in the argument, for errors. Raises TypeError."""
     try:
-        packed = array("Q", values)
+        numbers = array("Q", values)
     except (TypeError, OverflowError):
-        raise TypeError(_first_wrong(values, name)) from None
-    return Words(*packed.buffer_info(), packed)
+        raise TypeError(_first_wrong(values, name, first)) from None
+    return Words(*numbers.buffer_info(), numbers)
 
 
-def _first_wrong(values: Any, name: str) -> str:
+def _first_wrong(values: Any, name: str, first: int = 0) -> str:
     """Text that names the first element that is no unsigned 64-bit integer."""
     if not hasattr(values, "__len__"):
         return f"{name} must be a sequence of integers, not {type(values).__name__}"
-    for index, value in enumerate(values):
+    for index, value in enumerate(values, first):
         try:
             integer(value, f"{name}[{index}]")
         except TypeError as error:

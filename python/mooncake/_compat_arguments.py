@@ -5,9 +5,8 @@ from __future__ import annotations
 import enum
 
 from . import _ffi
-from ._arguments import integer, words
+from ._arguments import integer
 from ._batch import Op
-from ._compat_transfers import Blocks
 from ._errors import MooncakeError
 
 
@@ -54,24 +53,6 @@ def strings_of(notify: object) -> tuple[str, str] | None:
     if not isinstance(name, str) or not isinstance(msg, str):
         raise TypeError("notify must be a TransferNotify with strings as name and msg")
     return name, msg
-
-
-def one_block(buffer: object, peer_buffer_address: object, length: object) -> Blocks:
-    """Raises TypeError."""
-    return many_blocks(
-        [integer(buffer, "buffer")],
-        [integer(peer_buffer_address, "peer_buffer_address")],
-        [integer(length, "length")],
-    )
-
-
-def many_blocks(buffers: object, peer_buffer_addresses: object, lengths: object) -> Blocks:
-    """Raises TypeError."""
-    return Blocks(
-        words(buffers, "buffers"),
-        words(peer_buffer_addresses, "peer_buffer_addresses"),
-        words(lengths, "lengths"),
-    )
 
 
 def invalid(text: str) -> MooncakeError:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from ._arguments import Integers, integer, integers
+from ._blocks import Blocks, many_blocks, one_block
 from ._compat_arguments import (
     TransferNotify,
     TransferOpcode,
-    many_blocks,
-    one_block,
     opcode_of,
     strings_of,
     text_or_none,
 )
 from ._compat_base import EngineBase
-from ._compat_transfers import Blocks, Transfers
+from ._compat_transfers import Transfers
 
 _READ = TransferOpcode.Read
 _WRITE = TransferOpcode.Write
+
+# The arguments that say which bytes, in a call for one block and for many.
+_BLOCK = ("buffer", "peer_buffer_address", "length")
+_BLOCKS = ("buffers", "peer_buffer_addresses", "lengths")
 
 
 class TransferCalls(EngineBase):
@@ -36,7 +39,7 @@ class TransferCalls(EngineBase):
     ) -> int:
         """Write length bytes at buffer to the peer "<host>:<port>", and wait until they are
         in its memory. 0, or -1. Ends within MC_TRANSFER_TIMEOUT (30 s) plus 1 ns a byte."""
-        blocks = one_block(buffer, peer_buffer_address, length)
+        blocks = one_block(buffer, peer_buffer_address, length, _BLOCK)
         return self._sync("transfer_sync_write", target_hostname, _WRITE, blocks)
 
     def transfer_sync_read(
@@ -48,7 +51,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """Read length bytes of the peer into buffer; else as transfer_sync_write()."""
-        blocks = one_block(buffer, peer_buffer_address, length)
+        blocks = one_block(buffer, peer_buffer_address, length, _BLOCK)
         return self._sync("transfer_sync_read", target_hostname, _READ, blocks)
 
     def transfer_sync(
@@ -63,7 +66,7 @@ class TransferCalls(EngineBase):
     ) -> int:
         """transfer_sync_read() or _write(), by opcode. notify is left with the peer when the
         transfer succeeded."""
-        blocks = one_block(buffer, peer_buffer_address, length)
+        blocks = one_block(buffer, peer_buffer_address, length, _BLOCK)
         return self._sync("transfer_sync", target_hostname, opcode, blocks, notify)
 
     def batch_transfer_sync_write(
@@ -76,7 +79,7 @@ class TransferCalls(EngineBase):
     ) -> int:
         """transfer_sync_write() of many blocks, which have no order. 0 when all are in the
         peer's memory; -1 also when the sequences differ in length. None at all is 0."""
-        blocks = many_blocks(buffers, peer_buffer_addresses, lengths)
+        blocks = many_blocks(buffers, peer_buffer_addresses, lengths, _BLOCKS)
         return self._sync("batch_transfer_sync_write", target_hostname, _WRITE, blocks)
 
     def batch_transfer_sync_read(
@@ -88,7 +91,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """Read many blocks; else as batch_transfer_sync_write()."""
-        blocks = many_blocks(buffers, peer_buffer_addresses, lengths)
+        blocks = many_blocks(buffers, peer_buffer_addresses, lengths, _BLOCKS)
         return self._sync("batch_transfer_sync_read", target_hostname, _READ, blocks)
 
     def batch_transfer_sync(
@@ -102,7 +105,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """batch_transfer_sync_read() or _write(), by opcode, with notify as transfer_sync()."""
-        blocks = many_blocks(buffers, peer_buffer_addresses, lengths)
+        blocks = many_blocks(buffers, peer_buffer_addresses, lengths, _BLOCKS)
         return self._sync("batch_transfer_sync", target_hostname, opcode, blocks, notify)
 
     def _sync(
@@ -126,7 +129,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """Start transfer_sync_write(): an id for transfer_check_status(), or 0."""
-        blocks = one_block(buffer, peer_buffer_address, length)
+        blocks = one_block(buffer, peer_buffer_address, length, _BLOCK)
         return self._start("transfer_submit_write", target_hostname, _WRITE, blocks)
 
     def batch_transfer_async_write(
@@ -138,7 +141,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """Start batch_transfer_sync_write(): an id for get_batch_transfer_status(), or 0."""
-        blocks = many_blocks(buffers, peer_buffer_addresses, lengths)
+        blocks = many_blocks(buffers, peer_buffer_addresses, lengths, _BLOCKS)
         return self._start("batch_transfer_async_write", target_hostname, _WRITE, blocks)
 
     def batch_transfer_async_read(
@@ -150,7 +153,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """Start batch_transfer_sync_read(): an id for get_batch_transfer_status(), or 0."""
-        blocks = many_blocks(buffers, peer_buffer_addresses, lengths)
+        blocks = many_blocks(buffers, peer_buffer_addresses, lengths, _BLOCKS)
         return self._start("batch_transfer_async_read", target_hostname, _READ, blocks)
 
     def batch_transfer_async(
@@ -163,7 +166,7 @@ class TransferCalls(EngineBase):
         transport_hint: str = "",
     ) -> int:
         """batch_transfer_async_read() or _write(), by opcode."""
-        blocks = many_blocks(buffers, peer_buffer_addresses, lengths)
+        blocks = many_blocks(buffers, peer_buffer_addresses, lengths, _BLOCKS)
         return self._start("batch_transfer_async", target_hostname, opcode, blocks)
 
     def _start(
@@ -211,11 +214,11 @@ class TransferCalls(EngineBase):
         opened = self._ready(method)
         if opened is None:
             return None
-        sizes = [each.size for each in blocks]
+        sizes = blocks.sizes
         if peer is None:
             self._log.failure(method, "target_hostname is None: give the peer's <host>:<port>")
         elif len(set(sizes)) > 1:
-            self._log.failure(method, f"{sizes} local and remote addresses and lengths", peer)
+            self._log.failure(method, f"{list(sizes)} local and remote addresses and lengths", peer)
         else:
             return opened.transfers, peer
         return None

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TypeVar
 
-from ._arguments import Words
 from ._batch import Batch, Op
+from ._blocks import Blocks
 from ._compat_batches import DONE, FAILED, RUNNING, TIMED_OUT, BatchTable, state_of
 from ._compat_log import FailureLog
 from ._errors import MooncakeError, PeerRestarted, PeerUnreachable, StaleHandle
+from ._segment import Segment
 from ._sessions import Sessions
 from .native import Engine
 
-
-class Blocks(NamedTuple):
-    """What one call moves: arrays of one length."""
-
-    local: Words
-    remote: Words
-    lengths: Words
+Result = TypeVar("Result")
 
 
 class Transfers:
@@ -52,23 +48,23 @@ class Transfers:
         return 0
 
     def _move(self, method: str, peer: str, op: Op, blocks: Blocks) -> bool:
-        batch = None
-        # try, not with: a Ctrl-C between the two calls of a with would leave the batch.
-        try:
-            batch = self._submit(peer, op, blocks)
-            batch.wait()
+        def move(segment: Segment) -> bool:
+            segment._transfer(op, blocks, deadline_ms=0)
             return True
+
+        try:
+            return self._with_segment(peer, move)
         except MooncakeError as error:
-            self._failed(method, peer, error, batch)
+            self._failed(method, peer, error)
             return False
-        finally:
-            if batch is not None:
-                batch.close()
 
     def start(self, method: str, peer: str, op: Op, blocks: Blocks) -> int:
         """Submit blocks: an id for the functions below, or 0 on failure."""
         try:
-            return self._batches.add(self._submit(peer, op, blocks))
+            batch = self._with_segment(
+                peer, lambda segment: segment._submit(op, blocks, deadline_ms=0)
+            )
+            return self._batches.add(batch)
         except MooncakeError as error:
             self._failed(method, peer, error)
             return 0
@@ -124,16 +120,16 @@ class Transfers:
             self._log.failure(method, "an id was freed already, or never given out")
         return state
 
-    def _submit(self, peer: str, op: Op, blocks: Blocks) -> Batch:
-        """Submit to the peer's segment. If the peer turns out to be another process
-        now, nothing was moved: the segment is opened anew, once."""
+    def _with_segment(self, peer: str, begin: Callable[[Segment], Result]) -> Result:
+        """Begin a batch on the peer's segment. If the peer turns out to be another process
+        before a batch has begun, the segment is opened anew, once."""
         for again in (True, False):
             segment = self._sessions.get(peer)
             try:
-                return segment._submit(op, *blocks, deadline_ms=0)
-            except (PeerRestarted, StaleHandle):
+                return begin(segment)
+            except (PeerRestarted, StaleHandle) as error:
                 self._sessions.drop(peer, segment)
-                if not again:
+                if error.batch_status is not None or not again:
                     raise
             except PeerUnreachable:
                 self._sessions.drop(peer, segment)

@@ -149,6 +149,24 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [segment_t, c_uint32, u64_array, u64_array, u64_array, c_uint64, c_int64, POINTER(batch_t)],
     ),
+    "mc_transfer": (
+        c_int,
+        [
+            segment_t,
+            c_uint32,
+            u64_array,
+            u64_array,
+            u64_array,
+            c_uint64,
+            c_int64,
+            c_int64,
+            POINTER(BatchStatus),
+            POINTER(batch_t),
+        ],
+    ),
+    "mc_batch_open": (c_int, [segment_t, c_uint32, c_int64, POINTER(batch_t)]),
+    "mc_batch_add": (c_int, [batch_t, u64_array, u64_array, u64_array, c_uint64]),
+    "mc_batch_seal": (c_int, [batch_t]),
     "mc_poll": (c_int, [batch_t, POINTER(BatchStatus)]),
     "mc_wait": (c_int, [batch_t, c_int64, POINTER(BatchStatus)]),
     "mc_cancel": (c_int, [batch_t]),
@@ -171,14 +189,18 @@ _loading = threading.Lock()
 
 _BY_STATUS = {STATUS[name]: exception for name, exception in EXCEPTIONS.items()}
 _TIMED_OUT = STATUS["MC_ETIMEDOUT"]
+# Functions that return MC_ETIMEDOUT instead of raising it: they are called in short
+# quanta, so running out of one is no error yet.
+_WAITS = ("mc_transfer", "mc_wait")
 
 
 def lib() -> Any:
     """The loaded library, as a ctypes.CDLL with every prototype set.
 
     Its functions free the GIL while they run, and raise the exception of a negative
-    status (mc_wait's MC_ETIMEDOUT excepted, which it returns). The first call loads the library,
-    from MOONCAKE_LIBRARY if that is set, else from the package directory.
+    status (the MC_ETIMEDOUT of mc_wait and mc_transfer excepted, which they return). The
+    first call loads the library, from MOONCAKE_LIBRARY if that is set, else from the package
+    directory.
     Raises LibraryError, and ForkedError in a forked child.
     """
     return _library if _library is not None else _load()
@@ -259,7 +281,7 @@ def _set_prototypes(library: Any) -> None:
         function.restype = restype
         function.argtypes = argtypes
         if restype is c_int:
-            function.errcheck = _check_wait if name == "mc_wait" else _check
+            function.errcheck = _check_wait if name in _WAITS else _check
 
 
 def _check(status: int, function: Any, arguments: Any) -> int:
@@ -269,7 +291,6 @@ def _check(status: int, function: Any, arguments: Any) -> int:
 
 
 def _check_wait(status: int, function: Any, arguments: Any) -> int:
-    # A wait is issued in short quanta, so running out of one is no error yet.
     return status if status == _TIMED_OUT else _check(status, function, arguments)
 
 

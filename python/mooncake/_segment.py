@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import math
-from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import _ffi
-from ._arguments import Integers, Words, integer, milliseconds, words
-from ._batch import Batch, BatchStatus, Op
-from ._errors import NotFound, StaleHandle
+from ._arguments import Integers, milliseconds
+from ._batch import QUANTUM_MS, Batch, BatchStatus, Op, add_outcome, status_of, wait_for_end
+from ._blocks import TOGETHER, Blocks, blocks_of
+from ._errors import MooncakeError, NotFound, StaleHandle
 from ._handles import Handle
 
 if TYPE_CHECKING:
     from .native import Engine
+
+
+_TIMED_OUT = _ffi.STATUS["MC_ETIMEDOUT"]
 
 
 class RemoteBuffer(NamedTuple):
@@ -80,12 +83,7 @@ class Segment(Handle):
     def _move(
         self, op: Op, local: Integers, remote: Integers, lengths: Integers, deadline: float | None
     ) -> BatchStatus:
-        # try, not with: a Ctrl-C between the two calls of a with would leave the batch.
-        batch = self.submit(op, local, remote, lengths, deadline=deadline)
-        try:
-            return batch.wait()
-        finally:
-            batch.close()
+        return status_of(self._transfer(op, blocks_of(local, remote, lengths), _deadline(deadline)))
 
     def submit(
         self,
@@ -99,45 +97,103 @@ class Segment(Handle):
         """Start to move blocks, without waiting for them.
 
         Block i is lengths[i] bytes between the absolute addresses local[i] here and
-        remote[i] in the peer. Each of the three is a sequence of integers (list, tuple, array,
-        numpy array), or one integer; one integer as lengths is the length of every
-        block. Every block must lie within registered memory on both sides. Blocks have
-        no order; neighbours that are contiguous on both sides are moved as one run.
+        remote[i] in the peer. Each of the three is a sequence of integers, or one
+        integer; one integer as lengths is the length of every block. Arrays of 64-bit
+        integers (numpy, array, ctypes) are read where they are; lists are converted, 20 ns
+        an element, in a long call while its first blocks are on their way. Every block must
+        lie within registered memory on both sides. Blocks have no order; neighbours that
+        are contiguous on both sides are moved as one run.
         deadline ends the batch, in seconds from now: None for the default
         (MC_TRANSFER_TIMEOUT, 30 s, plus 1 ns a byte), math.inf for none.
         Blocks while a window of data is handed to the kernel, and for one message to
         the peer when a remote range is not known yet. The arguments may be changed on return.
         Raises TypeError, InvalidArgument, NotRegistered (the text names the block and the side),
-        PeerUnreachable, PeerRestarted, StaleHandle; then nothing was moved.
+        PeerUnreachable, PeerRestarted, StaleHandle. Then nothing was moved; or, of more
+        than 16,384 blocks, some may have been, and nothing in this process touches their
+        pages any more: quiet and batch_status are set if the library found the fault.
         """
         if op not in (Op.READ, Op.WRITE):
             raise _ffi.error("MC_EINVAL", f"op must be Op.READ or Op.WRITE, not {op!r}")
-        here, there, sizes = _blocks(local, remote, lengths)
-        return self._submit(Op(op), here, there, sizes, _deadline(deadline))
+        blocks = blocks_of(local, remote, lengths)
+        return self._submit(Op(op), blocks, _deadline(deadline))
 
-    def _submit(
-        self, op: Op, local: Words, remote: Words, lengths: Words, deadline_ms: int
-    ) -> Batch:
-        """submit() of arrays that were checked and are of one length."""
+    def _submit(self, op: Op, blocks: Blocks, deadline_ms: int) -> Batch:
+        """submit() of columns of one length."""
         out = ctypes.c_uint64()
         library = _ffi.lib()
         try:
-            library.mc_submit(
-                self.handle,
-                op,
-                local.address,
-                remote.address,
-                lengths.address,
-                local.size,
-                deadline_ms,
-                ctypes.byref(out),
-            )
+            if blocks.local.size > TOGETHER:
+                self._submit_pieces(op, blocks, deadline_ms, out)
+            else:
+                local, remote, lengths = blocks.whole()
+                library.mc_submit(
+                    self.handle,
+                    op,
+                    local.address,
+                    remote.address,
+                    lengths.address,
+                    local.size,
+                    deadline_ms,
+                    ctypes.byref(out),
+                )
             return Batch(self, out.value, op)
         except BaseException:
             # Ctrl-C during a submit that blocked is raised once the batch exists.
-            if out.value:
-                library.mc_batch_close(out.value)
+            _close(out.value)
             raise
+
+    def _submit_pieces(
+        self, op: Op, blocks: Blocks, deadline_ms: int, out: ctypes.c_uint64
+    ) -> None:
+        """Start a batch, whose handle out gets, and convert its later blocks while it moves
+        the first ones. When it fails the batch must be closed by the caller."""
+        library = _ffi.lib()
+        library.mc_batch_open(self.handle, op, deadline_ms, ctypes.byref(out))
+        try:
+            for local, remote, lengths in blocks.pieces():
+                library.mc_batch_add(
+                    out.value, local.address, remote.address, lengths.address, local.size
+                )
+            library.mc_batch_seal(out.value)
+        except StaleHandle:
+            raise
+        except MooncakeError as error:
+            # Of a batch that has begun it also matters how far it came.
+            library.mc_cancel(out.value)
+            add_outcome(error, wait_for_end(out.value))
+            raise
+
+    def _transfer(self, op: Op, blocks: Blocks, deadline_ms: int) -> _ffi.BatchStatus:
+        """_submit(), wait and close: the outcome of a batch that is done."""
+        raw, out = _ffi.BatchStatus(), ctypes.c_uint64()
+        library = _ffi.lib()
+        try:
+            if blocks.local.size > TOGETHER:
+                self._submit_pieces(op, blocks, deadline_ms, out)
+                result = _TIMED_OUT
+            else:
+                local, remote, lengths = blocks.whole()
+                result = library.mc_transfer(
+                    self.handle,
+                    op,
+                    local.address,
+                    remote.address,
+                    lengths.address,
+                    local.size,
+                    deadline_ms,
+                    QUANTUM_MS,
+                    ctypes.byref(raw),
+                    ctypes.byref(out),
+                )
+            while result == _TIMED_OUT:
+                result = library.mc_wait(out.value, QUANTUM_MS, ctypes.byref(raw))
+            return raw
+        except MooncakeError as error:
+            if raw.state == _ffi.MC_BATCH_FAILED:
+                add_outcome(error, raw)
+            raise
+        finally:
+            _close(out.value)
 
     def _release(self, handle: int) -> None:
         try:
@@ -152,29 +208,13 @@ class Segment(Handle):
         return f"<mooncake.Segment {self.name}, {self._handle:#x}>"
 
 
-def _blocks(local: Integers, remote: Integers, lengths: Integers) -> tuple[Words, Words, Words]:
-    here = _some(local, "local")
-    there = _some(remote, "remote")
-    if hasattr(lengths, "__index__") and not hasattr(lengths, "__len__"):
-        sizes = words(array("Q", [integer(lengths, "lengths")]) * here.size, "lengths")
-    else:
-        sizes = _some(lengths, "lengths")
-    if not here.size == there.size == sizes.size:
-        raise _ffi.error(
-            "MC_EINVAL",
-            f"local, remote and lengths must have one length, not {here.size}, {there.size} and "
-            f"{sizes.size}",
-        )
-    return here, there, sizes
-
-
-def _some(value: Integers, name: str) -> Words:
-    if isinstance(value, int):
-        return words([value], name)
-    # numpy's scalars have an index; so have its arrays, which are no integers.
-    if hasattr(value, "__index__") and not hasattr(value, "__len__"):
-        return words([integer(value, name)], name)
-    return words(value, name)
+def _close(batch: int) -> None:
+    """Close a batch that may not exist, 0."""
+    if batch:
+        try:
+            _ffi.lib().mc_batch_close(batch)
+        except StaleHandle:
+            pass  # closing the engine closed it
 
 
 def _deadline(seconds: float | None) -> int:

@@ -76,11 +76,18 @@ static void bad_segment(mc_segment_t bad) {
     out = 77;
     FAILS(MC_EHANDLE, "segment", mc_submit(bad, MC_WRITE, &at, &at, &length, 1, 0, &out));
     CHECK(out == 0, "a failed submit left %llu in out", (unsigned long long)out);
+    out = 77;
+    FAILS(MC_EHANDLE, "segment", mc_transfer(bad, MC_WRITE, &at, &at, &length, 1, 0, -1, NULL, &out));
+    CHECK(out == 0, "a failed transfer left %llu in out", (unsigned long long)out);
+    FAILS(MC_EHANDLE, "segment", mc_batch_open(bad, MC_WRITE, 0, &out));
 }
 
 static void bad_batch(mc_batch_t bad) {
     mc_batch_status_t status;
+    uint64_t at = address_of(memory_at), length = 1;
     int32_t fd;
+    FAILS(MC_EHANDLE, "batch", mc_batch_add(bad, &at, &at, &length, 1));
+    FAILS(MC_EHANDLE, "batch", mc_batch_seal(bad));
     FAILS(MC_EHANDLE, "batch", mc_poll(bad, &status));
     FAILS(MC_EHANDLE, "batch", mc_wait(bad, -1, &status));
     FAILS(MC_EHANDLE, "batch", mc_wait(bad, 0, NULL));
@@ -310,6 +317,11 @@ static void submits(void) {
     FAILS(MC_EINVAL, "length", mc_submit(segment, MC_READ, &at, &at, NULL, 1, 0, &out));
     FAILS(MC_EINVAL, "out", mc_submit(segment, MC_READ, &at, &at, &length, 1, 0, NULL));
     FAILS(MC_EINVAL, "count", mc_submit(segment, MC_READ, &at, &at, &length, HUGE_COUNT, 0, &out));
+    FAILS(MC_EINVAL, "op", mc_transfer(segment, 2, &at, &at, &length, 1, 0, -1, NULL, &out));
+    FAILS(MC_EINVAL, "status",
+          mc_transfer(segment, MC_READ, &at, &at, &length, 1, 0, -1, (mc_batch_status_t *)8, &out));
+    FAILS(MC_EINVAL, "op", mc_batch_open(segment, 2, 0, &out));
+    FAILS(MC_EINVAL, "remote", mc_batch_add(batch, &at, NULL, &length, 1));
 
     bad_block(MC_EINVAL, "local", at, at, UINT64_MAX);
     bad_block(MC_EINVAL, "local", UINT64_MAX - 1, at, 4);

@@ -108,6 +108,59 @@ static void write_and_read_back(struct pair *p) {
               "block %llu differs after reading back", (unsigned long long)i);
 }
 
+/* One call that moves and waits; and one that does not wait, whose batch goes on. */
+static void in_one_call(struct pair *p) {
+    static uint64_t local[BLOCKS], remote[BLOCKS], length[BLOCKS];
+    mc_batch_status_t status;
+    mc_batch_t batch = 77;
+    scatter(p, local, remote, length);
+    fill(p->source, SIZE, 3);
+    OK(mc_transfer(p->segment, MC_WRITE, local, remote, length, BLOCKS, 0, -1, &status, &batch));
+    CHECK(batch == 0, "a transfer that is done left %llu in out", (unsigned long long)batch);
+    check_done(&status, BLOCKS, BLOCKS * BLOCK);
+    CHECK(memcmp(p->destination + (remote[0] - address_of(p->destination)), p->source, BLOCK) == 0,
+          "bytes differ");
+    int code = mc_transfer(p->segment, MC_READ, local, remote, length, BLOCKS, 0, 0, &status, &batch);
+    CHECK(code == MC_OK || code == MC_ETIMEDOUT, "code %d", code);
+    CHECK((batch != 0) == (code == MC_ETIMEDOUT), "code %d, out %llu", code, (unsigned long long)batch);
+    if (batch != 0) {
+        OK(mc_wait(batch, -1, &status));
+        OK(mc_batch_close(batch));
+    }
+    check_done(&status, BLOCKS, BLOCKS * BLOCK);
+}
+
+/* One batch whose blocks come in pieces; one with a bad piece. */
+static void in_pieces(struct pair *p) {
+    static uint64_t local[BLOCKS], remote[BLOCKS], length[BLOCKS];
+    mc_batch_status_t status;
+    mc_batch_t batch;
+    scatter(p, local, remote, length);
+    fill(p->source, SIZE, 4);
+    memset(p->destination, 0, SIZE);
+    OK(mc_batch_open(p->segment, MC_WRITE, 0, &batch));
+    for (uint64_t i = 0; i < BLOCKS; i += BLOCKS / 2)
+        OK(mc_batch_add(batch, local + i, remote + i, length + i, BLOCKS / 2));
+    CHECK(mc_wait(batch, 1, &status) == MC_ETIMEDOUT, "a batch that is not sealed has ended");
+    OK(mc_batch_seal(batch));
+    OK(mc_wait(batch, -1, &status));
+    check_done(&status, BLOCKS, BLOCKS * BLOCK);
+    OK(mc_batch_close(batch));
+    for (uint64_t i = 0; i < BLOCKS; i++)
+        CHECK(memcmp(p->destination + (remote[i] - address_of(p->destination)),
+                     p->source + (local[i] - address_of(p->source)), BLOCK) == 0,
+              "block %llu differs", (unsigned long long)i);
+
+    OK(mc_batch_open(p->segment, MC_WRITE, 0, &batch));
+    OK(mc_batch_add(batch, NULL, NULL, NULL, 0));
+    remote[1] = 1;
+    CHECK(mc_batch_add(batch, local, remote, length, BLOCKS) == MC_EADDR, "%s", mc_last_error());
+    CHECK(mc_wait(batch, -1, &status) == MC_EADDR, "%s", mc_last_error());
+    CHECK(status.state == MC_BATCH_FAILED && status.quiet == MC_QUIET_BOTH, "state %u, quiet %u",
+          status.state, status.quiet);
+    OK(mc_batch_close(batch));
+}
+
 /* Neighbours on both sides become one run; blocks without bytes count as blocks. */
 static void merged(struct pair *p) {
     enum { COUNT = 64 };
@@ -218,15 +271,15 @@ static void counters(struct pair *p) {
     OK(mc_engine_stats(p->a, &a));
     OK(mc_engine_stats(p->b, &b));
     uint64_t scattered = (uint64_t)BLOCKS * BLOCK;
-    CHECK(a.batches == 6 && a.batches_failed == 0 && a.batches_open == 0, "batches %llu, %llu, %llu",
+    CHECK(a.batches == 10 && a.batches_failed == 1 && a.batches_open == 0, "batches %llu, %llu, %llu",
           (unsigned long long)a.batches, (unsigned long long)a.batches_failed,
           (unsigned long long)a.batches_open);
-    CHECK(a.bytes_read == scattered, "read %llu", (unsigned long long)a.bytes_read);
-    CHECK(a.bytes_written == scattered + 6400 + SIZE + SIZE / 2, "written %llu",
+    CHECK(a.bytes_read == 2 * scattered, "read %llu", (unsigned long long)a.bytes_read);
+    CHECK(a.bytes_written == 3 * scattered + 6400 + SIZE + SIZE / 2, "written %llu",
           (unsigned long long)a.bytes_written);
     CHECK(a.memories == 1 && b.memories == 1, "memories");
-    CHECK(b.served_read == scattered, "served %llu", (unsigned long long)b.served_read);
-    CHECK(b.served_written == scattered + 6400 + SIZE, "served %llu",
+    CHECK(b.served_read == 2 * scattered, "served %llu", (unsigned long long)b.served_read);
+    CHECK(b.served_written == 3 * scattered + 6400 + SIZE, "served %llu",
           (unsigned long long)b.served_written);
     CHECK(b.batches == 0 && b.served_rejected == 0, "of b");
 }
@@ -246,6 +299,8 @@ static void main_path(void) {
     open_pair(&p);
     describe(&p);
     write_and_read_back(&p);
+    in_one_call(&p);
+    in_pieces(&p);
     merged(&p);
     after_the_end(&p);
     own_segment(&p);
