@@ -28,6 +28,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "memcpy": {"color": "#aaaaaa", "linestyle": "-."},
 }
 
+LABELS = {name: name for name in STYLES} | {"UCX": "ucx_perftest (one hot buffer)"}
+
 
 def draw(results: Results, contenders: list[Contender], path: Path) -> None:
     """Write the picture to path, in the format that its ending names."""
@@ -40,10 +42,20 @@ def draw(results: Results, contenders: list[Contender], path: Path) -> None:
     heights = [3.4] * rows + ([0.7 + 0.27 * len(latencies)] if latencies else [])
     figure = pyplot.figure(figsize=(12, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(total, len(ROWS), height_ratios=heights)
+    first = None
     for at, (op, pattern) in enumerate(series if rows else []):
         for column, way in enumerate(ROWS):
-            panel = figure.add_subplot(grid[at, column])
+            # One scale for all, so that panels can be compared.
+            panel = figure.add_subplot(grid[at, column], sharey=first)
+            first = first or panel
             throughput(panel, results, way, op, pattern)
+    if first is not None:
+        found = {line.get_label(): line for panel in figure.axes for line in panel.lines}
+        figure.legend(
+            [found[name] for name in LABELS.values() if name in found],
+            [name for name in LABELS.values() if name in found],
+            loc="outside upper center", ncols=len(LABELS), fontsize=8, frameon=False,
+        )  # fmt: skip
     if latencies:
         bars(figure.add_subplot(grid[rows, :]), results, latencies)
     figure.savefig(path, dpi=130)
@@ -71,15 +83,13 @@ def throughput(panel: Any, results: Results, way: str, op: str, pattern: str) ->
     panel.set_title(f"{where}: {pattern} {op}s, GB/s", fontsize=10)
     panel.grid(True, color="#e5e5e5")
     panel.tick_params(labelsize=8)
-    if panel.lines:
-        panel.legend(fontsize=7, loc="lower right")
 
 
 def line(panel: Any, name: str, points: list[tuple[Cell, float | None]]) -> None:
     found = [(cell.size, speed) for cell, speed in points if speed is not None]
     if found:
         sizes, speeds = zip(*found, strict=True)
-        panel.plot(sizes, speeds, label=name, **STYLES[name])
+        panel.plot(sizes, speeds, label=LABELS[name], **STYLES[name])
 
 
 def speed_of_ours(results: Results, cell: Cell, way: str) -> float | None:
@@ -101,17 +111,25 @@ def bars(panel: Any, results: Results, contenders: list[Contender]) -> None:
     panel.barh(places, [p50 for p50, _ in found], color=colours, height=0.7)
     panel.plot([p99 for _, p99 in found], places, "|", color="black", markersize=9)
     for place, (p50, p99) in zip(places, found, strict=True):
-        panel.text(max(p50, p99) * 1.08, place, f"{p50:.3g} / {p99:.3g}", va="center", fontsize=7)
+        panel.text(
+            max(p50, p99) * 1.08, place, f"{short(p50)} / {short(p99)}", va="center", fontsize=7
+        )
     panel.set_yticks(places, [label(each) for each in contenders], fontsize=8)
     panel.invert_yaxis()
     panel.set_xscale("log")
+    panel.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     panel.set_xlim(right=max(p99 for _, p99 in found) * 3)
     panel.set_title("one 4 KiB blocking write, microseconds: P50 (bar) and P99 (tick)", fontsize=10)
     panel.grid(True, axis="x", color="#e5e5e5")
     panel.set_axisbelow(True)
 
 
+def short(value: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def colour(contender: Contender) -> str:
-    first = {"nixl": "NIXL", "ucx": "UCX"}.get(contender.name.split()[0], contender.name.split()[0])
-    style = STYLES.get(first, STYLES["CMA"])
+    kind = {"nixl": "NIXL", "ucx": "UCX"}.get(contender.name.split()[0], contender.name.split()[0])
+    style = STYLES.get(kind, STYLES["CMA"])
     return str(style["color"])

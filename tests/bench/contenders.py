@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from machine import REPOSITORY
+from plan import Cell
 from programs import DRIVERS, Programs
 
 TCP, LOCAL, MEMORY = "tcp", "local", "memory"
@@ -43,6 +44,11 @@ class Contender:
     in_table: bool = True  # measured in every cell; else for latency only
     perftest: bool = False  # driven by perftest.py, not by commands
     missing: str = ""  # why it cannot run here
+
+    def moves(self, cell: Cell) -> bool:
+        """Whether it has a place in a row of the table."""
+        # ucx_perftest waits for each read before it asks for the next: that is a latency.
+        return self.in_table and not (self.perftest and cell.op == "read")
 
 
 def contenders(python: str, peers: Path, programs: Programs) -> list[Contender]:
@@ -116,8 +122,8 @@ def nixl(peers: Path, name: str, transport: str, env: dict[str, str]) -> Contend
 def perftest(name: str, transport: str, env: dict[str, str]) -> Contender:
     tool = shutil.which("ucx_perftest")
     return Contender(
-        name, f"ucx_perftest with UCX_TLS={env['UCX_TLS']}, one buffer again and again",
-        transport, (tool or "ucx_perftest",), env, perftest=True,
+        name, f"ucx_perftest with UCX_TLS={env['UCX_TLS']}, one buffer again and again, "
+        "writes only", transport, (tool or "ucx_perftest",), env, perftest=True,
         missing="" if tool else "ucx_perftest is not on PATH (Debian: apt-get install ucx-utils)",
     )  # fmt: skip
 

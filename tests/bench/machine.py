@@ -43,14 +43,6 @@ def memory_of(name: str) -> int:
     return 0
 
 
-def loopback_bytes() -> int:
-    """Bytes that the loopback interface of this network namespace has received."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        if line.strip().startswith("lo:"):
-            return int(line.split(":", 1)[1].split()[0])
-    return 0
-
-
 def commit() -> str:
     """The checkout's commit, with a mark if it was changed since."""
     try:

@@ -50,7 +50,9 @@ class Field:
 
     def throughput(self, laid: Laid, rounds: int, seconds: float) -> None:
         speeds = self.results.cells.setdefault(laid.cell, {})
-        names = self._aim(laid, [n for n, r in self.runners.items() if r.contender.in_table])
+        names = self._aim(
+            laid, [n for n, r in self.runners.items() if r.contender.moves(laid.cell)]
+        )
 
         def one(name: str, number: int) -> None:
             sample = self.runners[name].measure(seconds)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import machine
 from contenders import LOCAL, MEMORY, TCP, Contender
 from plan import Laid, Workspace
 from processes import BenchError, Process, clean_environment
 from results import Latency, Sample
+from sockets import tcp_received
 
 WARM_SECONDS = 0.05
 
@@ -50,7 +50,7 @@ class Pair:
 
     def verify(self) -> str:
         """Move every block once, compare the destination's whole region, and tell the
-        transport that did it: an interface counts its bytes, whoever sends them."""
+        transport that did it."""
         laid = self.laid
         ends = (self.target, self.initiator) if laid.cell.op == "write" else (
             self.initiator, self.target)  # fmt: skip
@@ -58,19 +58,33 @@ class Pair:
         with self.awake():
             for end, role in zip((self.target, self.initiator), ("remote", "local"), strict=True):
                 end.call("fill", role, self.workspace.content(role))
-            before = machine.loopback_bytes()
+            pids = [process.process.pid for process in self.processes]
+            before, counted = tcp_received(pids), self._counters()
             self.initiator.call("once")
-            crossed = machine.loopback_bytes() - before
+            crossed = tcp_received(pids) - before
+            counts = {k: v - counted[k] for k, v in self._counters().items()}
             if not ends[0].call("same", roles[0], laid.expected)["same"]:
                 raise BenchError(f"{self.contender.name}, {laid.cell}: wrong bytes arrived")
-        if crossed >= laid.payload:
+        return self._used(crossed, counts)
+
+    def _used(self, crossed: int, counts: dict[str, int]) -> str:
+        """The transport: by the bytes that crossed sockets, then by the engine's own counters,
+        and of those that have none the only one that is left."""
+        if crossed >= self.laid.payload:
             return TCP
+        for name, transport in (("bytes_self", MEMORY), ("bytes_local", LOCAL)):
+            if counts.get(name, 0) >= self.laid.payload:
+                return transport
         return MEMORY if self.contender.one_process else LOCAL
 
     def counters(self) -> dict[str, int]:
+        """The initiator's, if it has any."""
         with self.awake():
-            counters: dict[str, int] = self.initiator.call("counters")["counters"]
-            return counters
+            return self._counters()
+
+    def _counters(self) -> dict[str, int]:
+        counters: dict[str, int] = self.initiator.call("counters")["counters"]
+        return counters
 
     def measure(self, seconds: float) -> Sample:
         with self.awake():

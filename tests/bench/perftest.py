@@ -22,6 +22,7 @@ from results import Latency, Sample
 MIB = 1 << 20
 LISTEN_SECONDS = 20.0
 RUN_SECONDS = 60.0
+FEWEST = 64  # messages: of fewer the report shows how they start and end
 LISTENING = "0A"  # the state in /proc/net/tcp
 COLUMNS = ("iterations", "percentile_us", "average_us", "overall_us", "average_mb", "overall_mb")
 
@@ -36,18 +37,17 @@ class Perftest:
 
     def aim(self, laid: Laid, threads: int) -> None:
         self.laid = laid
-        test = "ucp_put_bw" if laid.cell.op == "write" else "ucp_get"
-        self.bandwidth = ("-t", test, "-s", str(laid.cell.size))
+        self.bandwidth = ("-t", "ucp_put_bw", "-s", str(laid.cell.size))
         self.rate = self._rate()
         _, self.startup = self._run(*self.bandwidth, "-n", "1", "-w", "1")
 
     def _rate(self) -> float:
         """Messages a second, about: two runs, the second as long as the first tells."""
-        messages = 64
+        messages = FEWEST
         for _ in range(2):
             line, _ = self._run(*self.bandwidth, "-n", str(messages), "-w", "16")
             rate = max(line["overall_mb"] * MIB / self.laid.cell.size, 1.0)
-            messages = max(int(rate * 0.05), 64)
+            messages = max(int(rate * 0.05), FEWEST)
         return rate
 
     def verify(self) -> str:
@@ -58,7 +58,7 @@ class Perftest:
         return {}
 
     def measure(self, seconds: float) -> Sample:
-        messages = max(int(self.rate * seconds), 16)
+        messages = max(int(self.rate * seconds), FEWEST)
         line, cpu = self._run(*self.bandwidth, "-n", str(messages), "-w", "16")
         speed = line["overall_mb"] * MIB
         moved = messages * self.laid.cell.size / (1 << 30)
