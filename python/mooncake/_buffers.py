@@ -161,8 +161,11 @@ _ANY_CONTIGUOUS = 0x98  # PyBUF_ANY_CONTIGUOUS
 def address_of_view(view: memoryview) -> int:
     """The address of a contiguous view's first byte, valid while the view is held.
 
-    ctypes' from_buffer would refuse read-only memory, which may be registered too.
+    ctypes' from_buffer is five times as fast, but refuses read-only memory, which may be
+    registered too.
     """
+    if not view.readonly and view.nbytes:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
     buffer = _PyBuffer()
     _get_buffer(view, ctypes.byref(buffer), _ANY_CONTIGUOUS)
     address = buffer.buf or 0
