@@ -54,8 +54,9 @@ func (wp *wordPool) put(w word) {
 // bump changes the word and wakes everyone who sleeps on it.
 func (w word) bump() {
 	w.p.Add(1)
-	const wake = 1 // FUTEX_WAKE, not private: the flag must match the sleeper's, and 0 always works
-	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w.p)), wake, 1<<30, 0, 0, 0)
+	const wake = 1 // FUTEX_WAKE, not private: the flag must match the sleeper's, and 0 always works.
+	// Waking does not block, so the scheduler need not hear of it.
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w.p)), wake, 1<<30, 0, 0, 0)
 }
 
 func (w word) address() *uint32 { return (*uint32)(unsafe.Pointer(w.p)) }

@@ -16,8 +16,9 @@ from ._arguments import Integers, Words, integer, packed, words
 # The longest call that is one piece: the library checks all of its blocks before the
 # first byte moves (mc_submit).
 TOGETHER = 16384
-# Blocks in a piece of a longer call. Converting three lists of so many takes 0.2 ms, and
-# handing a piece over less than 1 ns a block.
+# Blocks in the first and in each later piece of a longer call. Converting three lists of
+# them takes 0.05 and 0.2 ms, and handing a later one over less than 1 ns a block.
+_FIRST_PIECE = 1024
 _PIECE = 4096
 
 
@@ -82,14 +83,15 @@ class Blocks(NamedTuple):
     def pieces(self) -> Iterator[tuple[Words, Words, Words]]:
         """The columns of a long call, piece by piece. Raises TypeError for an element that
         is no integer, InvalidArgument for a list that has become shorter."""
-        size = self.local.size
-        for start in range(0, size, _PIECE):
-            stop = min(start + _PIECE, size)
+        size, start, step = self.local.size, 0, _FIRST_PIECE
+        while start < size:
+            stop = min(start + step, size)
             yield (
                 self.local.piece(start, stop),
                 self.remote.piece(start, stop),
                 self.lengths.piece(start, stop),
             )
+            start, step = stop, _PIECE
 
 
 def one_block(local: Any, remote: Any, length: Any, names: tuple[str, str, str]) -> Blocks:

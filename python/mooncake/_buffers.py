@@ -161,10 +161,10 @@ _ANY_CONTIGUOUS = 0x98  # PyBUF_ANY_CONTIGUOUS
 def address_of_view(view: memoryview) -> int:
     """The address of a contiguous view's first byte, valid while the view is held.
 
-    ctypes' from_buffer is five times as fast, but refuses read-only memory, which may be
-    registered too.
+    ctypes' from_buffer is five times as fast, but refuses read-only memory and
+    arrays of another order, which may be registered too.
     """
-    if not view.readonly and view.nbytes:
+    if view.c_contiguous and not view.readonly and view.nbytes:
         return ctypes.addressof(ctypes.c_char.from_buffer(view))
     buffer = _PyBuffer()
     _get_buffer(view, ctypes.byref(buffer), _ANY_CONTIGUOUS)

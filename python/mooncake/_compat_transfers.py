@@ -124,7 +124,8 @@ class Transfers:
         """Begin a batch on the peer's segment. If the peer turns out to be another process
         before a batch has begun, the segment is opened anew, once."""
         for again in (True, False):
-            segment = self._sessions.get(peer)
+            # Whether the peer is known to be gone is not asked here: beginning tells.
+            segment = (again and self._sessions.known(peer)) or self._sessions.get(peer)
             try:
                 return begin(segment)
             except (PeerRestarted, StaleHandle) as error:

@@ -30,6 +30,11 @@ class Sessions:
         self._segments: dict[str, Segment] = {}
         self._openings: dict[str, _Opening] = {}
 
+    def known(self, name: str) -> Segment | None:
+        """The open segment of a name, if there is one. Its peer may be gone, which the first
+        use then tells. Does not block."""
+        return self._segments.get(name)
+
     def get(self, name: str) -> Segment:
         """The open segment of a name. One whose peer is known to be gone is opened anew.
         Blocks as Engine.open_segment, and raises as it does."""
