@@ -154,8 +154,11 @@ func mc_engine_stats(engine C.mc_engine_t, out *C.mc_engine_stats_t) C.int {
 			served_written: C.uint64_t(s.ServedWritten), served_read: C.uint64_t(s.ServedRead),
 			served_rejected:    C.uint64_t(s.ServedRejected),
 			connections_opened: C.uint64_t(s.ConnectionsOpened), retries: C.uint64_t(s.Retries),
+			batches_self: C.uint64_t(s.BatchesSelf), bytes_self: C.uint64_t(s.BytesSelf),
+			batches_local: C.uint64_t(s.BatchesLocal), bytes_local: C.uint64_t(s.BytesLocal),
+			bytes_packed: C.uint64_t(s.BytesPacked), local_refused: C.uint64_t(s.LocalRefused),
 			memories: C.uint64_t(s.Memories), batches_open: C.uint64_t(s.BatchesOpen),
-			connections: C.uint64_t(s.Connections),
+			connections: C.uint64_t(s.Connections), peers_local: C.uint64_t(s.PeersLocal),
 		}
 		return nil
 	})

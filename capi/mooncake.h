@@ -135,7 +135,7 @@ typedef struct mc_engine_options {
     uint32_t reserved;         /* must be 0 */
 } mc_engine_options_t;
 
-/* Counters of an engine since it was opened; they never go down but for the last three. */
+/* Counters of an engine since it was opened; they never go down but for the last four. */
 typedef struct mc_engine_stats {
     uint64_t batches;            /* batches submitted */
     uint64_t batches_failed;     /* of them, ended in failure (cancelled and expired included) */
@@ -148,9 +148,16 @@ typedef struct mc_engine_stats {
     uint64_t served_rejected;    /* requests of peers that were refused */
     uint64_t connections_opened; /* data connections opened by this engine */
     uint64_t retries;            /* slices sent again after a broken connection */
+    uint64_t batches_self;       /* batches moved within this process */
+    uint64_t bytes_self;         /* confirmed bytes of them */
+    uint64_t batches_local;      /* batches moved in memory, with other processes of this host */
+    uint64_t bytes_local;        /* confirmed bytes of them */
+    uint64_t bytes_packed;       /* of bytes_local, those that went through shared memory */
+    uint64_t local_refused;      /* times a peer on this host had to be reached over tcp */
     uint64_t memories;           /* memories registered now */
     uint64_t batches_open;       /* batch handles not closed yet */
-    uint64_t connections;        /* incoming data connections now */
+    uint64_t connections;        /* incoming data connections now, of peers in this process too */
+    uint64_t peers_local;        /* peers that this engine reaches in memory now */
 } mc_engine_stats_t;
 
 /* The Go side of the library includes this header for its types only: cgo

@@ -18,6 +18,7 @@ type Config struct {
 	Log      *slog.Logger // its level is MC_LOG_LEVEL
 
 	ForceTCP          bool          // MC_FORCE_TCP
+	Local             LocalMode     // MC_LOCAL
 	TransferTimeout   time.Duration // MC_TRANSFER_TIMEOUT: the default deadline, without 1 ns a byte
 	MinPort, MaxPort  uint16        // MC_MIN_RPC_PORT, MC_MAX_RPC_PORT
 	LegacyPortBinding bool          // MC_LEGACY_RPC_PORT_BINDING: listen on the name's port
@@ -32,6 +33,8 @@ type Config struct {
 	PlainFraming      bool          // MC_TCP_PROTO=2: upstream's framing, also between two of this kind
 	StatusTimeout     time.Duration // MC_TCP_STATUS_TIMEOUT_SEC
 	MetricInterval    time.Duration // MC_TE_METRIC, MC_TE_METRIC_INTERVAL_SECONDS; 0: off
+
+	separate bool // for tests: engines of this process are reached like other processes
 }
 
 // Getenv looks an environment variable up; ok tells whether it is set.
@@ -57,6 +60,7 @@ func ConfigFromEnv(getenv Getenv) Config {
 	c := Config{
 		Log:               e.log,
 		ForceTCP:          e.present("MC_FORCE_TCP"),
+		Local:             e.localMode(),
 		TransferTimeout:   time.Duration(e.number("MC_TRANSFER_TIMEOUT", 30, 0, math.MaxInt32)) * time.Second,
 		MinPort:           uint16(e.port("MC_MIN_RPC_PORT", "MC_MIN_PRC_PORT", 15000)),
 		MaxPort:           uint16(e.port("MC_MAX_RPC_PORT", "MC_MAX_PRC_PORT", 17000)),
@@ -140,6 +144,32 @@ func (e *envReader) port(name, alias string, def uint64) uint64 {
 		return def
 	}
 	return n
+}
+
+// LocalMode says how bytes move to and from peers on this host.
+type LocalMode int
+
+const (
+	LocalBest   LocalMode = iota // whatever is fastest
+	LocalOff                     // as to peers on other hosts
+	LocalPacked                  // through shared memory, without access to each other's
+	LocalCMA                     // by process_vm_readv and process_vm_writev, where allowed
+)
+
+func (e *envReader) localMode() LocalMode {
+	v, _ := e.get("MC_LOCAL")
+	switch strings.ToLower(strings.TrimSpace(v)) {
+	case "", "1", "on":
+		return LocalBest
+	case "0", "off":
+		return LocalOff
+	case "packed":
+		return LocalPacked
+	case "cma":
+		return LocalCMA
+	}
+	e.log.Warn("variable is none of on, off, packed and cma, using the default", "name", "MC_LOCAL", "value", v, "default", "on")
+	return LocalBest
 }
 
 // lanes reads MC_TCP_LANES_PER_PEER or its older name.

@@ -59,7 +59,9 @@ func (e *Engine) descriptor(s *memories) *metadata.Descriptor {
 	for i, m := range s.list {
 		d.Buffers[i] = metadata.Buffer{Name: e.name, Addr: m.start, Length: m.end - m.start}
 	}
-	e.transport.describe(d)
+	for _, t := range e.transports {
+		t.describe(d)
+	}
 	return d
 }
 

@@ -30,8 +30,10 @@ type Engine struct {
 	control   *metadata.Server
 	client    *metadata.Client
 	mailbox   *metadata.Mailbox
-	transport transport
-	counts    counts
+	// The last transport reaches every peer that there is a way to; those before it
+	// are faster, and for some peers only.
+	transports []transport
+	counts     counts
 
 	background sync.WaitGroup // goroutines of the engine itself
 
@@ -58,7 +60,7 @@ func Open(name string, cfg Config) (*Engine, error) {
 		return nil, errors.Wrap(ErrDevice, "random instance: "+err.Error())
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.memory = newMemoryTable(e.fitsMessage, e.described.drop)
+	e.memory = newMemoryTable(e.fitsMessage, e.publish, e.settle)
 	e.mailbox = metadata.NewMailbox(0, 0)
 	e.client = &metadata.Client{ConnectTimeout: cfg.ConnectTimeout, ReplyTimeout: max(cfg.ConnectTimeout, 5*time.Second),
 		MaxLength: cfg.MaxMessage, PreferIPv6: cfg.PreferIPv6}
@@ -117,26 +119,69 @@ func (c *Config) bind(port uint16) (net.Listener, error) {
 	return metadata.ListenInRange(c.MinPort, c.MaxPort)
 }
 
-// serve starts the transport and then the handshake listener, so that nobody is
+// serve starts the transports and then the handshake listener, so that nobody is
 // told of a transport that is not there yet.
 func (e *Engine) serve(listener net.Listener) error {
 	t, err := e.chooseTransport()
 	if err != nil {
 		return err
 	}
-	e.transport = t
+	if l := newLocalTransport(e); l != nil {
+		e.transports = append(e.transports, l)
+	}
+	e.transports = append(e.transports, t)
 	e.control, err = metadata.Listen(metadata.ServerConfig{Listener: listener, MaxLength: e.cfg.MaxMessage, Logger: e.log},
 		metadata.Handlers{Metadata: e.describe, Notify: e.mailbox.Put})
 	if err != nil {
-		t.close()
+		e.closeTransports()
 		return errors.Wrap(ErrDevice, "handshake listener: "+err.Error())
 	}
 	return nil
 }
 
+func (e *Engine) closeTransports() {
+	for _, t := range e.transports {
+		t.close()
+	}
+}
+
+// publish tells everybody who must know that the registered memory has changed.
+func (e *Engine) publish(s *memories) {
+	e.described.drop()
+	for _, t := range e.transports {
+		if w, ok := t.(memoryWatcher); ok {
+			w.publish(s)
+		}
+	}
+}
+
+// settle returns when no peer touches memory that was withdrawn before the call.
+func (e *Engine) settle() {
+	for _, t := range e.transports {
+		if w, ok := t.(memoryWatcher); ok {
+			w.settle()
+		}
+	}
+}
+
+// reach finds the best way to a peer process.
+func (e *Engine) reach(p *process) error {
+	for _, t := range e.transports {
+		path, err := t.reach(p)
+		if err != nil {
+			return err
+		}
+		if path != nil {
+			p.path = path
+			return nil
+		}
+	}
+	return errors.WithMessagef(ErrUnsupported, "%s offers no transport that this engine has", p.name)
+}
+
 var rdmaFallback sync.Once
 
-// chooseTransport picks the best transport there is: tcp, in this build.
+// chooseTransport picks the best transport over the network: tcp, in this build.
 func (e *Engine) chooseTransport() (transport, error) {
 	if e.cfg.Protocol == "rdma" && !e.cfg.ForceTCP {
 		// Once a process: servers open several engines.
@@ -177,7 +222,7 @@ func (e *Engine) Close() error {
 		p.path.close()
 	}
 	e.control.Close()
-	e.transport.close()
+	e.closeTransports()
 	e.background.Wait()
 	e.memory.close()
 	return nil
@@ -208,22 +253,40 @@ func (e *Engine) OpenSegment(ctx context.Context, name string) (*Segment, error)
 	if err != nil {
 		return nil, err
 	}
+	if s, err := e.knownSegment(name, d, began, nil); s != nil || err != nil {
+		return s, err
+	}
+	fresh := &process{engine: e, name: name, identity: identityOf(d), asking: make(chan struct{}, 1)}
+	fresh.learn(d, began)
+	if err := e.reach(fresh); err != nil {
+		return nil, err
+	}
+	// Others may have opened it meanwhile, or closed the engine.
+	s, err := e.knownSegment(name, d, began, fresh)
+	if err != nil || s.process != fresh {
+		fresh.path.close()
+	}
+	return s, err
+}
+
+// knownSegment makes a segment of the process that d is of, if that is open already,
+// or else of fresh; nil if that is nil.
+func (e *Engine) knownSegment(name string, d *metadata.Descriptor, began time.Time, fresh *process) (*Segment, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, errors.WithMessage(ErrClosed, "engine")
 	}
 	p := e.processes[name]
-	if p == nil || p.identity != identityOf(d) || p.gone.Load() {
-		p = &process{engine: e, name: name, identity: identityOf(d), asking: make(chan struct{}, 1)}
+	switch {
+	case p != nil && p.identity == identityOf(d) && !p.gone.Load():
 		p.learn(d, began)
-		if p.path, err = e.transport.reach(p); err != nil {
-			return nil, err
-		}
+	case fresh == nil:
+		return nil, nil
+	default:
+		p = fresh
 		e.processes[name] = p
 		e.live[p] = struct{}{}
-	} else {
-		p.learn(d, began)
 	}
 	p.refs++
 	return &Segment{process: p}, nil
@@ -256,3 +319,20 @@ func (e *Engine) forgetBatch(b *Batch) {
 
 // instanceText is the engine's instance as its descriptor has it.
 func (e *Engine) instanceText() string { return hex.EncodeToString(e.instance[:]) }
+
+// inBackground runs what may take long; Close waits for it.
+func (e *Engine) inBackground(do func()) error {
+	e.mu.Lock()
+	if e.closed { // Close may be waiting for those in the background already
+		e.mu.Unlock()
+		do()
+		return errors.WithMessage(ErrClosed, "engine")
+	}
+	e.background.Add(1)
+	e.mu.Unlock()
+	go func() {
+		defer e.background.Done()
+		do()
+	}()
+	return nil
+}

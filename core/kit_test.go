@@ -60,9 +60,32 @@ func env(vars map[string]string) Getenv {
 	}
 }
 
+// via is the transport that engines of tests use. Tests run one after the other.
+var via = "tcp"
+
+// ways are the values of via: tcp; within one process; and as between two processes,
+// in the best way, through rings only, and by system calls only.
+var ways = []string{"tcp", "self", "local", "packed", "cma"}
+
+// over makes engines use a transport until the test ends.
+func over(t testing.TB, way string) {
+	before := via
+	via = way
+	t.Cleanup(func() { via = before })
+}
+
 func testConfig(vars map[string]string) Config {
 	cfg := ConfigFromEnv(env(vars))
 	cfg.Log = slog.New(slog.DiscardHandler)
+	cfg.separate = via != "self"
+	switch via {
+	case "tcp":
+		cfg.Local = LocalOff
+	case "packed":
+		cfg.Local = LocalPacked
+	case "cma":
+		cfg.Local = LocalCMA
+	}
 	return cfg
 }
 

@@ -22,6 +22,7 @@ type Memory struct {
 	table    *memoryTable
 	start    uint64
 	end      uint64
+	epoch    uint64 // number of the registration
 	location string
 	writable bool
 
@@ -40,6 +41,9 @@ func (m *Memory) Bounds() (start, end uint64) { return m.start, m.end }
 // Writable tells whether peers and reads may write.
 func (m *Memory) Writable() bool { return m.writable }
 
+// Epoch returns the number of the registration; later ones have higher numbers.
+func (m *Memory) Epoch() uint64 { return m.epoch }
+
 // Pin keeps the memory registered until Unpin; false if it no longer is.
 func (m *Memory) Pin() bool {
 	if m.pins.Add(1) < deregistered {
@@ -56,13 +60,14 @@ func (m *Memory) Unpin() {
 	}
 }
 
-// Deregister ends the registration and returns when nothing of this process uses
-// the memory any more. It waits for batches of this engine that use it, and for
-// single system calls made for peers. Twice is ErrClosed.
+// Deregister ends the registration and returns when nothing uses the memory any
+// more. It waits for batches of this engine that use it, for single system calls
+// made for peers, and for those of peers on this host. Twice is ErrClosed.
 func (m *Memory) Deregister() error {
 	if !m.table.remove([]*Memory{m}) {
 		return errors.WithMessage(ErrClosed, "memory")
 	}
+	m.table.settle()
 	<-m.drained
 	return nil
 }
@@ -77,6 +82,7 @@ func DeregisterAll(ms []*Memory) error {
 	all := true
 	for t, list := range byTable {
 		all = t.remove(list) && all
+		t.settle()
 	}
 	for _, m := range ms {
 		<-m.drained
@@ -101,12 +107,16 @@ type memoryTable struct {
 	closed bool
 	// limit says whether one more state can be published; it guards against
 	// descriptions that peers could not fetch.
-	limit   func(*memories) error
-	changed func()
+	limit func(*memories) error
+	// changed is told every new state, in order; settle returns when nobody outside
+	// this process uses memory that is not in the last of them.
+	changed func(*memories)
+	settle  func()
+	epoch   uint64 // of the last registration; guarded by mu
 }
 
-func newMemoryTable(limit func(*memories) error, changed func()) *memoryTable {
-	t := &memoryTable{limit: limit, changed: changed}
+func newMemoryTable(limit func(*memories) error, changed func(*memories), settle func()) *memoryTable {
+	t := &memoryTable{limit: limit, changed: changed, settle: settle}
 	t.state.Store(&memories{})
 	return t
 }
@@ -170,8 +180,12 @@ func (t *memoryTable) add(ranges []Range, location string) ([]*Memory, error) {
 	if err := t.limit(next); err != nil {
 		return nil, err
 	}
+	t.epoch++
+	for _, m := range fresh {
+		m.epoch = t.epoch
+	}
 	t.state.Store(next)
-	t.changed()
+	t.changed(next)
 	return fresh, nil
 }
 
@@ -189,7 +203,8 @@ func (t *memoryTable) remove(ms []*Memory) (all bool) {
 		}
 		gone[m] = true
 	}
-	t.state.Store(t.state.Load().without(gone))
+	next := t.state.Load().without(gone)
+	t.state.Store(next)
 	for m := range gone {
 		// One pin of our own while closing, so that Unpin sees the last user go
 		// even when there is none.
@@ -197,7 +212,7 @@ func (t *memoryTable) remove(ms []*Memory) (all bool) {
 		m.Unpin()
 	}
 	if len(gone) > 0 {
-		t.changed()
+		t.changed(next)
 	}
 	return all
 }

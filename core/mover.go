@@ -71,6 +71,19 @@ func (hostMover) Gather(p []byte, addr, length []uint64) (err error) {
 	return nil
 }
 
+// Copy copies between ranges of this process, length[i] bytes from src[i] to dst[i].
+func (hostMover) Copy(dst, src, length []uint64) (err error) {
+	var i int
+	defer faultAmong(debug.SetPanicOnFault(true), dst, &i, &err)
+	for i = range dst {
+		for off, n := uint64(0), length[i]; off < n; off += copyChunk {
+			k := int(min(n-off, copyChunk))
+			copy(hostBytes(dst[i]+off, k), hostBytes(src[i]+off, k))
+		}
+	}
+	return nil
+}
+
 // faultToError turns the panic of an access to unmapped memory into an error, and
 // restores what SetPanicOnFault was before.
 func faultToError(before bool, addr uint64, err *error) {

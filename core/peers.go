@@ -69,9 +69,21 @@ func (e *Engine) Fence(ctx context.Context, peer string) error {
 			who.instance = d.Extension.Instance
 		}
 	}
-	met, err := e.transport.fence(ctx, who)
+	met, err := e.fence(ctx, who)
 	if err == nil && !met && unknown != nil {
 		return errors.WithMessagef(ErrNotFound, "fence %s: no peer introduced itself so, and %v", peer, unknown)
 	}
 	return err
+}
+
+// fence fences a peer off on every transport.
+func (e *Engine) fence(ctx context.Context, who peerIdentity) (met bool, err error) {
+	for _, t := range e.transports {
+		here, e := t.fence(ctx, who)
+		met = met || here
+		if err == nil {
+			err = e
+		}
+	}
+	return met, err
 }

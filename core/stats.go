@@ -12,6 +12,10 @@ type Stats struct {
 	ServedWritten, ServedRead, ServedRejected uint64
 	ConnectionsOpened, Retries                uint64
 	Memories, BatchesOpen, Connections        uint64 // now
+	BatchesSelf, BytesSelf                    uint64 // within this process
+	BatchesLocal, BytesLocal, BytesPacked     uint64 // other processes of this host
+	LocalRefused                              uint64
+	PeersLocal                                uint64 // now
 }
 
 // counts are the counters that the engine itself keeps.
@@ -20,6 +24,11 @@ type counts struct {
 	moved                         [2]atomic.Uint64 // bytes confirmed, by Op
 	opened, resent                atomic.Uint64
 	open                          atomic.Int64 // batches not closed
+
+	batchesSelf, bytesSelf                atomic.Uint64
+	batchesLocal, bytesLocal, bytesPacked atomic.Uint64
+	localRefused                          atomic.Uint64
+	peersLocal                            atomic.Int64
 }
 
 // Stats reads the engine's counters.
@@ -31,7 +40,12 @@ func (e *Engine) Stats() Stats {
 		ConnectionsOpened: c.opened.Load(), Retries: c.resent.Load(),
 		Memories: uint64(len(e.memory.state.Load().list)), BatchesOpen: uint64(c.open.Load()),
 	}
-	e.transport.counters(&s)
+	s.BatchesSelf, s.BytesSelf = c.batchesSelf.Load(), c.bytesSelf.Load()
+	s.BatchesLocal, s.BytesLocal, s.BytesPacked = c.batchesLocal.Load(), c.bytesLocal.Load(), c.bytesPacked.Load()
+	s.LocalRefused, s.PeersLocal = c.localRefused.Load(), uint64(c.peersLocal.Load())
+	for _, t := range e.transports {
+		t.counters(&s)
+	}
 	return s
 }
 

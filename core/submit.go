@@ -123,6 +123,9 @@ func (b *Batch) inspect(blocks Blocks, begins bool) (bytes uint64, err error) {
 			return 0, err
 		}
 		check.learn(p.known.Load().spans)
+		if r, ok := b.posting.(renewablePosting); ok {
+			r.renew()
+		}
 	}
 }
 
@@ -155,6 +158,11 @@ func (e *Engine) admit(b *Batch) error {
 
 // begin admits a batch and opens the way for its slices.
 func (b *Batch) begin() error {
+	if m, ok := b.process.path.(mendablePath); ok {
+		if err := m.mend(); err != nil {
+			return err
+		}
+	}
 	if err := b.engine.admit(b); err != nil {
 		return err
 	}

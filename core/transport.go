@@ -12,7 +12,8 @@ import (
 type transport interface {
 	// describe adds to this engine's descriptor what peers must know.
 	describe(d *metadata.Descriptor)
-	// reach prepares the initiator's side of a peer process; it does not connect.
+	// reach prepares the initiator's side of a peer process. It may block to find out
+	// whether the peer can be reached in this way; nil, without an error: it cannot.
 	reach(p *process) (path, error)
 	// fence makes sure that a peer's batches so far write nothing more here. met
 	// tells whether the peer ever introduced itself.
@@ -22,6 +23,15 @@ type transport interface {
 	// close stops serving and returns when nothing of this transport touches
 	// registered memory any more. Paths are closed before.
 	close()
+}
+
+// A memoryWatcher is a transport whose peers reach registered memory by themselves.
+type memoryWatcher interface {
+	// publish tells peers what is registered: all of it, in the order of the changes.
+	// It must not block.
+	publish(s *memories)
+	// settle returns when no peer touches memory that the last publish left out.
+	settle()
 }
 
 // path is a transport's way to one peer process.
@@ -35,6 +45,12 @@ type path interface {
 	close()
 }
 
+// A mendablePath can be made usable again after it was broken.
+type mendablePath interface {
+	// mend does nothing for a path that is not broken. It blocks for a connection.
+	mend() error
+}
+
 // posting is one batch's work on a path. How it went comes back to the batch:
 // delivered as it proceeds, ended exactly once.
 type posting interface {
@@ -45,6 +61,13 @@ type posting interface {
 	// quiesce makes the posting end with cause, once nothing of it can touch
 	// pages here, and if possible at the peer. Does not block.
 	quiesce(cause error)
+}
+
+// A renewablePosting may touch what the peer had registered when it began.
+type renewablePosting interface {
+	// renew lets it touch what the peer has registered since, too: blocks were added
+	// that lie there.
+	renew()
 }
 
 // ending is how a posting ended.

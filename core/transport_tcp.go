@@ -57,8 +57,10 @@ func (t *tcpTransport) describe(d *metadata.Descriptor) {
 
 func (t *tcpTransport) counters(s *Stats) {
 	c := &t.server.Counters
-	s.ServedWritten, s.ServedRead, s.ServedRejected = c.Written.Load(), c.Read.Load(), c.Rejected.Load()
-	s.Connections = uint64(t.server.Connections())
+	s.ServedWritten += c.Written.Load()
+	s.ServedRead += c.Read.Load()
+	s.ServedRejected += c.Rejected.Load()
+	s.Connections += uint64(t.server.Connections())
 }
 
 func (t *tcpTransport) fence(ctx context.Context, who peerIdentity) (met bool, err error) {

@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: runs with --long only")
+    os.environ["MC_LOCAL"] = "0"  # as in default_variables, for fixtures of modules
     # A shell without job control starts what runs in the background with these ignored, and
     # a program that is started so has no Ctrl-C to test.
     for number, handler in (
@@ -50,10 +51,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def default_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests expect the defaults, not what the caller's shell has set."""
+    """The tests expect the defaults, not what the caller's shell has set, and tcp."""
     for name in list(os.environ):
         if name.startswith("MC_") and not name.startswith(("MC_REQUIRE", "MC_UPSTREAM")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("MC_LOCAL", "0")
 
 
 @pytest.fixture

@@ -165,6 +165,11 @@ func readExtension(value []byte) *Extension {
 			e.Hello = int(n)
 		case "fences":
 			e.Fences, err = readUint(member, math.MaxUint64)
+		case "host":
+			e.Host, err = readString(member)
+		case "local":
+			n, err = readUint(member, math.MaxInt32)
+			e.Local = int(n)
 		}
 		return err
 	})

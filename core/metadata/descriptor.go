@@ -65,6 +65,10 @@ type Extension struct {
 	Version  int    // of the extension, at least 1
 	Hello    int    // 1 if data connections may begin with a hello
 	Fences   uint64 // how often the publisher has fenced peers off so far
+	// Host tells hosts apart, and Local is the version of the transport for peers on
+	// the same one; "" and 0 where the publisher does not have it.
+	Host  string
+	Local int
 }
 
 // TimestampOf is t in the form of Descriptor.Timestamp.
@@ -152,7 +156,13 @@ func appendExtension(out []byte, e *Extension) []byte {
 	out = append(appendMember(out, "mooncake_go"), '{')
 	out = appendUintMember(out, "fences", e.Fences)
 	out = appendUintMember(out, "hello", uint64(e.Hello))
+	if e.Host != "" {
+		out = appendStringMember(out, "host", e.Host)
+	}
 	out = appendStringMember(out, "instance", e.Instance)
+	if e.Local != 0 {
+		out = appendUintMember(out, "local", uint64(e.Local))
+	}
 	out = appendUintMember(out, "version", uint64(e.Version))
 	return append(out, '}')
 }
@@ -240,9 +250,12 @@ func (d *Descriptor) offers(protocol string) bool {
 	return d.Protocol == protocol
 }
 
+const maxHostText = 128
+
 func (e *Extension) valid() bool {
 	return isInstance(e.Instance) && e.Version >= 1 && e.Version <= math.MaxInt32 &&
-		e.Hello >= 0 && e.Hello <= math.MaxInt32
+		e.Hello >= 0 && e.Hello <= math.MaxInt32 && e.Local >= 0 && e.Local <= math.MaxInt32 &&
+		len(e.Host) <= maxHostText && utf8.ValidString(e.Host)
 }
 
 func isInstance(text string) bool {

@@ -110,9 +110,16 @@ class EngineStats(Structure):
         ("served_rejected", c_uint64),
         ("connections_opened", c_uint64),
         ("retries", c_uint64),
+        ("batches_self", c_uint64),
+        ("bytes_self", c_uint64),
+        ("batches_local", c_uint64),
+        ("bytes_local", c_uint64),
+        ("bytes_packed", c_uint64),
+        ("local_refused", c_uint64),
         ("memories", c_uint64),
         ("batches_open", c_uint64),
         ("connections", c_uint64),
+        ("peers_local", c_uint64),
     ]
 
 

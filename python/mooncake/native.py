@@ -51,7 +51,7 @@ class Notification(NamedTuple):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters of an engine since it was opened; the last three also go down."""
+    """Counters of an engine since it was opened; the last four also go down."""
 
     batches: int  # submitted
     batches_failed: int  # of them, ended in failure, cancelled and expired ones included
@@ -64,9 +64,16 @@ class EngineStats:
     served_rejected: int  # requests of peers that were refused
     connections_opened: int  # data connections opened by this engine
     retries: int  # slices sent again after a broken connection
+    batches_self: int  # moved within this process
+    bytes_self: int  # confirmed bytes of them
+    batches_local: int  # moved in memory, with other processes of this host
+    bytes_local: int  # confirmed bytes of them
+    bytes_packed: int  # of bytes_local, those that went through shared memory
+    local_refused: int  # times a peer on this host had to be reached over tcp
     memories: int  # registered now
     batches_open: int  # batches not closed yet
-    connections: int  # incoming data connections now
+    connections: int  # incoming data connections now, of peers in this process too
+    peers_local: int  # peers that this engine reaches in memory now
 
 
 class Engine(Handle):

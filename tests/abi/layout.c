@@ -76,9 +76,16 @@ static void structs(void) {
     FIELD(mc_engine_stats_t, served_rejected);
     FIELD(mc_engine_stats_t, connections_opened);
     FIELD(mc_engine_stats_t, retries);
+    FIELD(mc_engine_stats_t, batches_self);
+    FIELD(mc_engine_stats_t, bytes_self);
+    FIELD(mc_engine_stats_t, batches_local);
+    FIELD(mc_engine_stats_t, bytes_local);
+    FIELD(mc_engine_stats_t, bytes_packed);
+    FIELD(mc_engine_stats_t, local_refused);
     FIELD(mc_engine_stats_t, memories);
     FIELD(mc_engine_stats_t, batches_open);
     FIELD(mc_engine_stats_t, connections);
+    FIELD(mc_engine_stats_t, peers_local);
     end_struct();
 
     /* Handles are plain integers: no fields. */

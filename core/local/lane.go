@@ -1,0 +1,184 @@
+package local
+
+import (
+	"sync"
+
+	"github.com/pkg/errors"
+)
+
+const (
+	// packedBelow is the length from which a range is cheaper to copy by a system
+	// call than to pack here and unpack there; see docs/decisions.md.
+	packedBelow = 8 << 10
+	// packedFrom is how many such ranges justify waking the peer up.
+	packedFrom = 24
+)
+
+// lane moves one quantum at a time. Its turn is held by whoever uses it: its own
+// goroutine, or a thread that submits.
+type lane struct {
+	peer  *Peer
+	index int
+	word  word
+	pack  *packer // nil for lanes without a ring
+	wake  chan struct{}
+
+	turn   sync.Mutex // guards what follows
+	most   int        // ranges in a quantum
+	slices []Slice
+	large  []Slice
+	local  []iovec
+	remote []iovec
+	lists  [3][]uint64 // within one process: destinations, sources, lengths
+}
+
+func newLane(p *Peer, index, most int, w word) *lane {
+	l := &lane{peer: p, index: index, word: w, wake: make(chan struct{}, 1), most: most,
+		slices: make([]Slice, most), large: make([]Slice, most), local: make([]iovec, most), remote: make([]iovec, most)}
+	for i := range l.lists {
+		l.lists[i] = make([]uint64, most)
+	}
+	return l
+}
+
+// wakeUp makes the lane's goroutine look for work.
+func (l *lane) wakeUp() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *lane) run() {
+	defer l.peer.wg.Done()
+	defer recovered(l.peer.cfg.Log, "a local lane", l.peer.panicked)
+	for !l.peer.stop.Load() {
+		if !l.round() {
+			<-l.wake
+		}
+	}
+}
+
+// round does what there is to do now, at most a quantum; false: nothing, and
+// somebody will wake the lane when there is.
+func (l *lane) round() bool {
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.pack != nil && !l.pack.proceed() {
+		return l.pack.arm()
+	}
+	po := l.peer.next()
+	if po == nil {
+		return l.pack != nil && l.pack.arm()
+	}
+	l.quantum(po)
+	return true
+}
+
+// help is a submitting thread's share: a quantum of its own posting. turn is held.
+func (l *lane) help(po *Posting) {
+	if l.pack != nil && !l.pack.proceed() {
+		return // the lane's goroutine waits for room
+	}
+	if !l.peer.claim(po) {
+		return
+	}
+	l.quantum(po)
+	if l.pack != nil && l.pack.arm() {
+		l.wakeUp()
+	}
+}
+
+// quantum takes slices of po and moves them. turn is held.
+func (l *lane) quantum(po *Posting) {
+	p := l.peer
+	n := po.src.Next(l.slices, vectorBytes)
+	if n == 0 {
+		p.finished(po, 1, nil)
+		return
+	}
+	slices := l.slices[:n]
+	if p.guest != nil {
+		bytes, err := p.guest.carry(l, po, slices)
+		l.report(po, bytes, err)
+		return
+	}
+	small, large := l.divide(slices)
+	if len(small) > 0 {
+		if len(large) > 0 {
+			p.more(po) // the packer takes over what the quantum counts for
+		}
+		l.pack.begin(po, small)
+		if len(large) == 0 {
+			return
+		}
+	}
+	bytes, err := p.remote.copyDirect(l, po, large)
+	if errors.Is(err, errRights) {
+		p.demote(err)
+		err = errors.WithMessage(ErrPeer, err.Error())
+	}
+	l.report(po, bytes, err)
+}
+
+// report ends a quantum that was moved here.
+func (l *lane) report(po *Posting, bytes uint64, err error) {
+	if bytes > 0 {
+		po.src.Done(bytes, false)
+	}
+	l.peer.finished(po, 1, err)
+	if errors.Is(err, ErrPeer) || errors.Is(err, ErrProtocol) {
+		l.peer.lose(err, true)
+	}
+}
+
+// demote leaves everything to the rings from now on.
+func (p *Peer) demote(err error) {
+	if p.remote.direct.Swap(false) {
+		p.cfg.Log.Warn("copies by system calls are no longer allowed", "peer", p.cfg.Name, "err", err)
+	}
+}
+
+// divide tells the slices that go through the ring from those that are copied by a
+// system call. The slices stay in order among themselves.
+func (l *lane) divide(slices []Slice) (small, large []Slice) {
+	r := l.peer.remote
+	if !r.direct.Load() && l.pack != nil {
+		return slices, nil
+	}
+	if l.pack == nil || r.cfg.Mode == DirectOnly {
+		return nil, slices
+	}
+	count := 0
+	for i := range slices {
+		if slices[i].packed() {
+			count++
+		}
+	}
+	if count < packedFrom {
+		return nil, slices
+	}
+	if count == len(slices) {
+		return slices, nil
+	}
+	small, large = slices[:0], l.large[:0]
+	for i := range slices {
+		if slices[i].packed() {
+			small = append(small, slices[i])
+		} else {
+			large = append(large, slices[i])
+		}
+	}
+	return small, large
+}
+
+// packed tells whether a slice belongs in a ring.
+func (s *Slice) packed() bool { return s.Len < packedBelow }
+
+// takeBack forgets messages of po; see packer.takeBack.
+func (l *lane) takeBack(po *Posting, all bool) int {
+	if l.pack == nil {
+		return 0
+	}
+	return l.pack.takeBack(po, all)
+}

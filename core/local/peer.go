@@ -1,0 +1,397 @@
+package local
+
+import (
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// PeerConfig says how to move bytes to and from one peer.
+type PeerConfig struct {
+	Name string // for messages
+	// Lost is called, without locks held, when the connection has broken, before
+	// anybody learns of it through a posting.
+	Lost func()
+	Log  *slog.Logger
+}
+
+const (
+	// spareLanes are for submitting threads while the others are busy: a small batch
+	// need not wait for its turn.
+	spareLanes = 2
+	// spareRanges bounds what a spare lane moves, by system calls of its own.
+	spareRanges = 64
+)
+
+// Peer is the initiator's side of one process: a few lanes and the postings that
+// wait for them. Safe for concurrent use.
+type Peer struct {
+	cfg    PeerConfig
+	remote *Remote // the peer's process is another one, or
+	guest  *Guest  // it is this one
+
+	lanes []*lane        // those with goroutines first, then the spare ones
+	crew  int            // how many have goroutines
+	wg    sync.WaitGroup // goroutines of lanes and watchers
+	bells []*os.File
+	stop  atomic.Bool // goroutines of lanes end
+	lost  atomic.Bool
+
+	mu      sync.Mutex // guards what follows, and fields of every Posting
+	live    map[*Posting]struct{}
+	ring    []*Posting // those that may have slices to give, served in turn
+	turn    int
+	cause   error // no more postings: the peer is lost or closed
+	closing bool
+	left    bool          // empty is closed
+	empty   chan struct{} // closed when the last posting ends of a peer that closes
+}
+
+// NewRemotePeer moves bytes over a connection, which it owns from now on.
+func NewRemotePeer(cfg PeerConfig, r *Remote) *Peer {
+	p := newPeer(cfg)
+	p.remote = r
+	p.addLanes(r.lanes, func(i int) word { return wordOf(r.words, i) })
+	for i := range p.crew {
+		p.lanes[i].pack = newPacker(p.lanes[i], r.ring(i), r.bells[2*i])
+		p.listen(p.lanes[i], r.bells[2*i+1])
+		r.bells[2*i+1] = -1 // the file's now
+	}
+	p.start()
+	p.watch()
+	return p
+}
+
+// start starts the lanes' goroutines; the connection is complete.
+func (p *Peer) start() {
+	for _, l := range p.lanes[:p.crew] {
+		p.wg.Add(1)
+		go l.run()
+	}
+}
+
+// NewInsidePeer moves bytes within this process. lanes is how many goroutines do.
+func NewInsidePeer(cfg PeerConfig, g *Guest, lanes int) *Peer {
+	p := newPeer(cfg)
+	p.guest = g
+	p.addLanes(min(max(lanes, 1), maxLanes-spareLanes), func(i int) word { return g.words[i] })
+	p.start()
+	return p
+}
+
+func newPeer(cfg PeerConfig) *Peer {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Peer{cfg: cfg, live: map[*Posting]struct{}{}, empty: make(chan struct{})}
+}
+
+// MaxRings is how many rings a peer may have.
+const MaxRings = maxLanes - spareLanes
+
+func (p *Peer) addLanes(crew int, wordOf func(int) word) {
+	p.crew = min(crew, MaxRings)
+	for i := range p.crew + spareLanes {
+		most := vectorRanges
+		if i >= p.crew {
+			most = spareRanges
+		}
+		p.lanes = append(p.lanes, newLane(p, i, most, wordOf(i)))
+	}
+}
+
+// listen makes a lane go on when the peer rings its bell.
+func (p *Peer) listen(l *lane, fd int) {
+	bell := os.NewFile(uintptr(fd), "bell")
+	p.bells = append(p.bells, bell)
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		defer recovered(p.cfg.Log, "a local lane's bell", p.panicked)
+		var count [8]byte
+		for {
+			if _, err := bell.Read(count[:]); err != nil {
+				return // closed
+			}
+			l.wakeUp()
+		}
+	}()
+}
+
+// watch notices that the peer closes the connection, or ends.
+func (p *Peer) watch() {
+	r := p.remote
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		defer recovered(p.cfg.Log, "watching a local peer", p.panicked)
+		var b [1]byte
+		r.socket.Read(b[:])
+		p.lose(errGoneAway(r), true)
+	}()
+	if r.other.file == nil {
+		return
+	}
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		defer recovered(p.cfg.Log, "watching a local peer", p.panicked)
+		if r.other.awaitDeath() {
+			p.lose(errGoneAway(r), true)
+		}
+	}()
+}
+
+func (p *Peer) panicked(err error) { p.lose(err, false) }
+
+// Lost tells whether the connection is known to have broken, or the peer to be
+// closing: nothing can be posted.
+func (p *Peer) Lost() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cause != nil || p.closing {
+		return true
+	}
+	if p.remote != nil {
+		return p.remote.table.closing()
+	}
+	return p.guest.server.closing.Load()
+}
+
+// Post begins a posting of what src has, and will have until Seal. Nothing is moved
+// before Kick or Seal; on a lost or closed peer these end it with an error.
+func (p *Peer) Post(write bool, src Source) *Posting {
+	po := &Posting{peer: p, src: src, write: write}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		return po // and the connection may be gone
+	}
+	if po.fence = p.guest.fenced(); p.remote != nil {
+		po.fence = p.remote.table.fences(p.remote.place)
+	}
+	po.epoch.Store(p.epoch())
+	p.live[po] = struct{}{}
+	return po
+}
+
+// epoch is the number of the peer's last registration. p.mu is held, and the peer is
+// not closing.
+func (p *Peer) epoch() uint64 {
+	if p.remote != nil {
+		return p.remote.table.epoch()
+	}
+	return p.guest.server.epoch.Load()
+}
+
+// kick queues po, moves some of it, and gets lanes to work on the rest.
+func (p *Peer) kick(po *Posting, seal bool) {
+	p.mu.Lock()
+	po.sealed = po.sealed || seal
+	if p.cause != nil {
+		po.fail(p.cause)
+	}
+	if po.cause == nil && !po.ended && po.src.Left() > 0 {
+		p.enqueue(po)
+	}
+	queued := po.queued
+	ended := po.settle()
+	p.mu.Unlock()
+	ended.report()
+	if !queued {
+		return
+	}
+	p.share(po)
+	if po.src.Left() > 0 {
+		p.wakeAll()
+	}
+}
+
+// share lets the calling thread move a quantum of po, on a lane that nobody uses.
+func (p *Peer) share(po *Posting) {
+	for i, l := range p.lanes {
+		spare := i >= p.crew
+		if spare && p.remote != nil && !p.remote.direct.Load() {
+			return
+		}
+		if !l.turn.TryLock() {
+			continue
+		}
+		l.help(po)
+		l.turn.Unlock()
+		return
+	}
+}
+
+// enqueue puts po in line. p.mu is held.
+func (p *Peer) enqueue(po *Posting) {
+	if !po.queued {
+		po.queued = true
+		p.ring = append(p.ring, po)
+	}
+}
+
+// dequeue takes po out of line. p.mu is held.
+func (p *Peer) dequeue(po *Posting) {
+	if !po.queued {
+		return
+	}
+	po.queued = false
+	if i := slices.Index(p.ring, po); i >= 0 {
+		p.ring = slices.Delete(p.ring, i, i+1)
+	}
+}
+
+// next chooses the posting whose turn it is, and counts a quantum of it as in
+// flight; nil if none has anything.
+func (p *Peer) next() *Posting {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.ring) == 0 {
+		return nil
+	}
+	p.turn %= len(p.ring)
+	po := p.ring[p.turn]
+	p.turn++
+	po.inflight++
+	return po
+}
+
+// claim counts a quantum of po as in flight, if it may have one.
+func (p *Peer) claim(po *Posting) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !po.queued {
+		return false
+	}
+	po.inflight++
+	return true
+}
+
+// more counts a message of po as in flight.
+func (p *Peer) more(po *Posting) {
+	p.mu.Lock()
+	po.inflight++
+	p.mu.Unlock()
+}
+
+// finished takes n quanta or messages of po off the books, which ended with err.
+func (p *Peer) finished(po *Posting, n int, err error) {
+	p.mu.Lock()
+	po.inflight -= n
+	first := err != nil && po.fail(po.because(err))
+	if po.queued && po.src.Left() == 0 {
+		p.dequeue(po) // a kick brings it back
+	}
+	ended := po.settle()
+	p.mu.Unlock()
+	ended.report()
+	if first && ended == nil {
+		po.withdraw()
+		p.finished(po, 0, nil)
+	}
+}
+
+// wakeAll gets the lanes to look for work.
+func (p *Peer) wakeAll() {
+	for _, l := range p.lanes[:p.crew] {
+		l.wakeUp()
+	}
+}
+
+// lose ends everything: the connection broke. gone: the peer's side touches nothing
+// any more.
+func (p *Peer) lose(cause error, gone bool) {
+	if p.lost.Swap(true) || p.stop.Load() {
+		return
+	}
+	if p.cfg.Lost != nil {
+		p.cfg.Lost()
+	}
+	p.mu.Lock()
+	if p.cause == nil {
+		p.cause = cause
+	}
+	live := slices.Collect(maps.Keys(p.live))
+	for _, po := range live {
+		po.fail(po.because(cause))
+	}
+	p.mu.Unlock()
+	for _, po := range live {
+		n := 0
+		for _, l := range p.lanes {
+			n += l.takeBack(po, true)
+		}
+		p.mu.Lock()
+		po.loud = po.loud || (n > 0 && !gone)
+		p.mu.Unlock()
+		p.finished(po, n, nil)
+	}
+	p.wakeAll()
+	if p.remote != nil {
+		p.remote.socket.SetReadDeadline(time.Unix(1, 0)) // the watcher has nothing more to see
+	}
+}
+
+// checkEmpty notices that the last posting of a peer that closes has ended. p.mu is
+// held.
+func (p *Peer) checkEmpty() {
+	if p.closing && len(p.live) == 0 && !p.left {
+		p.left = true
+		close(p.empty)
+	}
+}
+
+// Close ends all postings with ErrClosed, and returns when nothing of this side
+// touches memory any more. It must not be called from a Source.
+func (p *Peer) Close() {
+	p.mu.Lock()
+	if p.closing {
+		p.mu.Unlock()
+		return
+	}
+	p.closing = true
+	if p.cause == nil {
+		p.cause = ErrClosed
+	}
+	live := slices.Collect(maps.Keys(p.live))
+	p.checkEmpty()
+	p.mu.Unlock()
+	for _, po := range live {
+		po.Stop(ErrClosed)
+	}
+	<-p.empty
+	p.stop.Store(true)
+	p.wakeAll()
+	for _, bell := range p.bells {
+		bell.Close()
+	}
+	if r := p.remote; r != nil {
+		r.socket.SetReadDeadline(time.Unix(1, 0))
+		r.other.stopWaiting()
+	}
+	p.wg.Wait()
+	for _, l := range p.lanes {
+		l.turn.Lock()   // a submitting thread may be leaving
+		l.turn.Unlock() //nolint:staticcheck // having had it is what counts
+	}
+	if p.remote != nil {
+		p.remote.close()
+	} else {
+		p.guest.close()
+	}
+}
+
+// errGoneAway words the end of a connection.
+func errGoneAway(r *Remote) error {
+	if r.other.deadOrClosed() && r.other.file != nil {
+		return errors.WithMessagef(ErrPeer, "process %d has ended", r.other.pid)
+	}
+	return errors.WithMessage(ErrPeer, "the peer closed the connection")
+}

@@ -1,0 +1,86 @@
+package local
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// An initiator that copies by itself tells the target when: for each of its lanes
+// one word that is odd while the lane is inside a copy, in shared memory that only
+// the initiator can write. It makes the word odd first and looks at the table
+// then; the target changes the table first and looks at the words then. So either
+// the initiator sees the change, or the target sees that it must wait.
+//
+//	64 bytes a lane: word, bytes written, bytes read
+const (
+	wordSpacing = 64
+	wordWritten = 8
+	wordRead    = 16
+	maxLanes    = 16 // that an initiator may have
+)
+
+const wordsSize = maxLanes * wordSpacing
+
+// word is one lane's, as its owner sees it.
+type word struct {
+	inside, written, read *atomic.Uint64
+}
+
+func wordOf(s *shm, lane int) word {
+	at := lane * wordSpacing
+	return word{s.u64(at), s.u64(at + wordWritten), s.u64(at + wordRead)}
+}
+
+// heapWord is for a lane that moves within one process.
+func heapWord() word { return word{new(atomic.Uint64), new(atomic.Uint64), new(atomic.Uint64)} }
+
+func (w word) enter() { w.inside.Add(1) }
+func (w word) leave() { w.inside.Add(1) }
+
+func (w word) count(write bool, bytes uint64) {
+	if write {
+		w.written.Add(bytes)
+	} else {
+		w.read.Add(bytes)
+	}
+}
+
+const (
+	// A copy takes some 100 us, so who is inside one longer is not running.
+	patienceInside = time.Second
+	pauseInside    = 20 * time.Microsecond
+	maxPauseInside = time.Millisecond
+)
+
+// awaitOutside returns when every lane that is inside a copy now has left it, or its
+// process is dead, or ctx ends.
+func awaitOutside(ctx context.Context, words []word, dead func() bool, log *slog.Logger, who any) error {
+	for _, w := range words {
+		seen := w.inside.Load()
+		if seen&1 == 0 {
+			continue
+		}
+		began, pause, warned := time.Now(), pauseInside, false
+		for i := 0; w.inside.Load() == seen && !dead(); i++ {
+			if ctx.Err() != nil {
+				return errors.Wrap(ctx.Err(), "a peer is inside a copy and does not go on")
+			}
+			if i < 100 {
+				runtime.Gosched()
+				continue
+			}
+			if !warned && time.Since(began) > patienceInside {
+				warned = true
+				log.Warn("waiting for a peer on this host that stopped in the middle of a copy: let it go on, or end it", "peer", who)
+			}
+			time.Sleep(pause)
+			pause = min(2*pause, maxPauseInside)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,163 @@
+package core
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/pkg/errors"
+
+	"mooncake/core/local"
+)
+
+// localPath is the way to one peer process on this host. When its connection breaks
+// and the process is still there, it is made anew; when that fails, tcp has to do.
+type localPath struct {
+	transport *localTransport
+	process   *process
+	inside    bool // the peer is in this process
+	peer      atomic.Pointer[local.Peer]
+	instead   atomic.Pointer[path] // the way over tcp, once there is none in memory
+
+	mending sync.Mutex // one mends; guards closed
+	closed  bool
+}
+
+func (p *localPath) post(op Op, w *work) posting {
+	if other := p.instead.Load(); other != nil {
+		return (*other).post(op, w)
+	}
+	c := &p.transport.engine.counts
+	if p.inside {
+		c.batchesSelf.Add(1)
+	} else {
+		c.batchesLocal.Add(1)
+	}
+	return localPosting{p.peer.Load().Post(op == Write, &localSource{w, p})}
+}
+
+func (p *localPath) broken() bool {
+	if other := p.instead.Load(); other != nil {
+		return (*other).broken()
+	}
+	return p.peer.Load().Lost()
+}
+
+// mend makes the connection anew. The peer has been asked who it is before: the path
+// was broken.
+func (p *localPath) mend() error {
+	if p.instead.Load() != nil || !p.peer.Load().Lost() {
+		return nil
+	}
+	p.mending.Lock()
+	defer p.mending.Unlock()
+	e := p.transport.engine
+	old := p.peer.Load()
+	switch {
+	case p.closed:
+		return errors.WithMessage(ErrClosed, "engine or segment")
+	case p.instead.Load() != nil || !old.Lost():
+		return nil
+	}
+	fresh, err := p.transport.connect(p)
+	if err != nil {
+		return p.detour(err)
+	}
+	p.peer.Store(fresh)
+	return e.inBackground(old.Close)
+}
+
+// detour gives the way in memory up.
+func (p *localPath) detour(why error) error {
+	e := p.transport.engine
+	p.transport.refused(p.process, why)
+	other, err := e.transports[len(e.transports)-1].reach(p.process)
+	if err != nil {
+		return err
+	}
+	p.instead.Store(&other)
+	return nil
+}
+
+func (p *localPath) close() {
+	p.mending.Lock()
+	defer p.mending.Unlock()
+	if p.closed {
+		return
+	}
+	p.closed = true
+	p.transport.engine.counts.peersLocal.Add(-1)
+	p.peer.Load().Close()
+	if other := p.instead.Load(); other != nil {
+		(*other).close()
+	}
+}
+
+// localPosting adapts a local.Posting.
+type localPosting struct{ posting *local.Posting }
+
+func (p localPosting) push()               { p.posting.Kick() }
+func (p localPosting) seal()               { p.posting.Seal() }
+func (p localPosting) quiesce(cause error) { p.posting.Stop(cause) }
+func (p localPosting) renew()              { p.posting.Renew() }
+
+// localSource shows a batch's work to lanes.
+type localSource struct {
+	work *work
+	path *localPath
+}
+
+func (s *localSource) Next(dst []local.Slice, budget uint64) (n int) {
+	var scratch [64]slice
+	var bytes uint64
+	for n < len(dst) && bytes < budget {
+		k := s.work.next(scratch[:min(len(dst)-n, len(scratch))], budget-bytes)
+		if k == 0 {
+			break
+		}
+		for _, x := range scratch[:k] {
+			dst[n] = local.Slice{Local: x.local, Remote: x.remote, Len: x.length, Mover: s.work.regions[x.region]}
+			bytes += x.length
+			n++
+		}
+	}
+	return n
+}
+
+func (s *localSource) Left() uint64 { return s.work.left.Load() }
+
+func (s *localSource) Done(bytes uint64, packed bool) {
+	c := &s.path.transport.engine.counts
+	if s.path.inside {
+		c.bytesSelf.Add(bytes)
+	} else {
+		c.bytesLocal.Add(bytes)
+	}
+	if packed {
+		c.bytesPacked.Add(bytes)
+	}
+	s.work.batch.progressed(bytes)
+}
+
+func (s *localSource) Ended(end local.End) {
+	e := ending{quiet: end.Quiet}
+	if end.Err != nil {
+		e.err = localCause(end.Err)
+	}
+	s.work.batch.finish(e)
+}
+
+// localCause puts the error that a posting ended with in this package's terms. A
+// cause that the engine itself gave comes back as it is.
+func localCause(err error) error {
+	kinds := []struct{ from, to error }{
+		{local.ErrRestarted, ErrRestarted}, {local.ErrRejected, ErrRejected}, {local.ErrFenced, ErrFenced},
+		{local.ErrMemory, ErrAddress}, {local.ErrPeer, ErrPeer}, {local.ErrProtocol, ErrPeer}, {local.ErrClosed, ErrClosed},
+		{local.ErrDevice, ErrDevice},
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.from) {
+			return errors.WithMessage(k.to, err.Error())
+		}
+	}
+	return err
+}
