@@ -105,10 +105,10 @@ test: ## on a fresh checkout: everything above, a short demo, and a summary
 
 $(VENV)/bench-installed: $(VENV)/installed tests/bench/requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt \
-		|| echo "bench: going on without matplotlib: --chart is refused"
-	@touch $@
+		&& touch $@ || echo "bench: going on without matplotlib: --chart is refused"
 
-bench: $(VENV)/bench-installed ## ours beside upstream's wheel, NIXL, UCX and the machine's limits (BENCH_ARGS)
+bench: setup ## ours beside upstream's wheel, NIXL, UCX and the machine's limits (BENCH_ARGS)
+	@$(MAKE) --no-print-directory $(VENV)/bench-installed
 	@$(TOOLS)/setup.sh upstream
 	@$(TOOLS)/upstream.sh build/venv-upstream $(UPSTREAM_V2)
 	@$(TOOLS)/nixl.sh build/venv-nixl tests/bench/nixl-requirements.txt
