@@ -51,9 +51,9 @@ type Batch struct {
 
 	intake  intake // until it is sealed
 	work    work
-	posting posting // nil before the first byte is to move
-	timer   *time.Timer
-	timed   uint64 // bytes that the timer was set for
+	posting posting      // nil before the first byte is to move
+	due     atomic.Int64 // when it must have ended, see deadlines; 0: whenever
+	timed   uint64       // bytes that due was reckoned for
 
 	blocks    atomic.Uint64 // so far
 	bytes     atomic.Uint64
@@ -218,9 +218,6 @@ func (b *Batch) finish(e ending) {
 	}
 	b.work.release()
 	b.mu.Lock()
-	if b.timer != nil {
-		b.timer.Stop()
-	}
 	if e.err != nil {
 		e.err = b.explain(e)
 		b.engine.counts.failed.Add(1)

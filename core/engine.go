@@ -34,6 +34,7 @@ type Engine struct {
 	// are faster, and for some peers only.
 	transports []transport
 	counts     counts
+	deadlines  deadlines
 
 	background sync.WaitGroup // goroutines of the engine itself
 
@@ -218,6 +219,7 @@ func (e *Engine) Close() error {
 	for _, b := range running {
 		<-b.done
 	}
+	e.stopSweeping()
 	for _, p := range open {
 		p.path.close()
 	}

@@ -173,9 +173,7 @@ func (b *Batch) extend() {
 	if b.opts.Deadline != 0 || b.bytes.Load() == b.timed {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.end == nil && b.timer != nil {
-		b.timer.Reset(time.Until(b.began.Add(b.deadline())))
+	if b.due.Load() != 0 {
+		b.limit(b.deadline() - time.Since(b.began))
 	}
 }

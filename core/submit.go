@@ -169,7 +169,7 @@ func (b *Batch) begin() error {
 	b.mu.Lock()
 	b.timed = b.bytes.Load()
 	if d := b.deadline(); d > 0 {
-		b.timer = time.AfterFunc(d, func() { b.abort(ErrDeadline) })
+		b.limit(d)
 	}
 	posting := b.process.path.post(b.op, &b.work)
 	b.posting = posting
