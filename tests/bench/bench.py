@@ -106,7 +106,7 @@ def document(
         f"{results.lanes or 'unknown'}. Other columns: GB/s (CPU s/GiB).",
     ]
     if interrupted:
-        parts.append("**Interrupted: these are the rounds until then.**")
+        parts.append("**Interrupted: of these rounds there are those until then.**")
     if results.cells:
         parts.append(table.throughput(results))
     if results.latencies:

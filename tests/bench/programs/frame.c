@@ -191,7 +191,9 @@ struct lane {
 static void *lane_runs(void *argument)
 {
     struct lane *lane = argument;
-    for (size_t done = 0; lane->batches ? done < lane->batches : now_ns() < lane->end; done++) {
+    size_t done = 0;
+    /* One batch at least, however late the scheduler let this thread begin. */
+    do {
         size_t batch = next[lane->number];
         next[lane->number] = (batch + 1) % aimed->batches;
         if (share_of(aimed, batch, lane->number)->count) {
@@ -200,7 +202,8 @@ static void *lane_runs(void *argument)
         } else if (!lane->batches) {
             break; /* fewer blocks than lanes: this one has no work */
         }
-    }
+        done++;
+    } while (lane->batches ? done < lane->batches : now_ns() < lane->end);
     return NULL;
 }
 
