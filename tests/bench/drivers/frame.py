@@ -141,14 +141,15 @@ class Driver:
     def latency(self, seconds: str) -> dict[str, Any]:
         took = array("Q")
         at, count, clock = self.next, len(self.moves), time.perf_counter_ns
-        now = clock()
-        end = now + int(float(seconds) * 1e9)
-        while now < end:
+        end = clock() + int(float(seconds) * 1e9)
+        while True:
             began = clock()
             self.moves[at]()
             now = clock()
             took.append(now - began)
             at = (at + 1) % count
+            if now >= end:
+                break
         self.next = at
         ordered = sorted(took)
         calls = len(ordered)

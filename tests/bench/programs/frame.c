@@ -238,14 +238,16 @@ static void latency(double seconds)
 {
     static uint32_t took[SAMPLES_MAX];
     size_t count = 0;
-    uint64_t began, end = now_ns() + (uint64_t)(seconds * 1e9);
+    uint64_t now, end = now_ns() + (uint64_t)(seconds * 1e9);
     if (!aimed || aimed->lanes != 1)
         die("latency is measured on one lane");
-    while ((began = now_ns()) < end && count < SAMPLES_MAX) {
+    do {
+        uint64_t began = now_ns();
         program_move(0, next[0]);
-        took[count++] = (uint32_t)(now_ns() - began);
+        now = now_ns();
+        took[count++] = (uint32_t)(now - began);
         next[0] = (next[0] + 1) % aimed->batches;
-    }
+    } while (now < end && count < SAMPLES_MAX);
     qsort(took, count, sizeof(*took), ascending);
     printf("{\"ok\": true, \"calls\": %zu, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", count,
            took[count / 2] / 1e3, took[count * 99 / 100] / 1e3);
