@@ -101,7 +101,7 @@ def document(
         f"{facts['date']}, {facts['cpu']}, {facts['memory']}, {facts['kernel']}, commit "
         f"{facts['commit']}, load {facts['load']}.",
         f"Medians of {options.rounds} interleaved rounds of {options.seconds:g} s; at most "
-        f"{options.batch} blocks in a call, as {cli.BLOCKS[options.blocks]}; regions of "
+        f"{options.batch} blocks or 16 MiB in a call, as {cli.BLOCKS[options.blocks]}; regions of "
         f"{options.memory >> 20} MiB; lanes of ours over tcp, and of the limits: "
         f"{results.lanes or 'unknown'}. Other columns: GB/s (CPU s/GiB).",
     ]

@@ -15,7 +15,6 @@ from plan import OPS, PATTERNS
 from processes import BenchError
 
 BLOCKS = {"array": "array('Q')", "list": "lists"}
-UPSTREAM_QUEUE = 1024
 MIB = 1 << 20
 PROCESSES = 24  # at most, each with a region
 
@@ -38,8 +37,9 @@ def parse(about: str | None) -> argparse.Namespace:
                       help="only this kind; may be repeated")  # fmt: skip
     what.add_argument("--latency", choices=("yes", "no", "only"), default="yes",
                       help="the latency of one 4 KiB write; by default yes")  # fmt: skip
-    what.add_argument("--batch", type=positive, default=UPSTREAM_QUEUE,
-                      help="blocks in a call at most; by default 1024")  # fmt: skip
+    what.add_argument("--batch", type=positive, default=16384,
+                      help="blocks in a call at most; by default 16384. A call has 16 MiB at most "
+                      "in any case, and upstream's calls 1024 blocks")  # fmt: skip
     what.add_argument("--blocks", choices=tuple(BLOCKS), default="array",
                       help="how ours and upstream get them; by default array")  # fmt: skip
     what.add_argument("--lanes", type=positive,

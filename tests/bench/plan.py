@@ -75,13 +75,16 @@ class Workspace:
         return expected
 
 
+CALL = 16 << 20  # bytes in a call at most: the pages of a short prompt
+
+
 def offsets(cell: Cell, batch: int, memory: int) -> tuple[list[int], list[int], int]:
     """Local and remote offsets of all blocks, and how many go in a call: a function of the
     arguments. The blocks cover at most half of the memory."""
     size = cell.size
     slot = size if cell.pattern == "contiguous" else size + min(size, 4096)
     count = min(memory // 2 // size, memory // slot)
-    batch = min(batch, count)
+    batch = min(batch, count, max(1, CALL // size))
     count -= count % batch
 
     def order(seed: int) -> list[int]:

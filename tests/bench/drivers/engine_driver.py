@@ -41,16 +41,22 @@ class EngineDriver(Driver):
         remote = array("Q", [there + offset for offset in plan.remote])
         lengths = form(array("Q", [plan.size]) * plan.batch)
         engine, n = self.engines["local"], plan.batch
+        most = int(os.environ.get("BENCH_CALL", n))  # blocks that a call of this engine takes
         name = "batch_transfer_sync_read" if plan.read else "batch_transfer_sync_write"
         call = getattr(engine, name)
 
         def batch(first: int) -> Move:
-            froms, tos = form(local[first : first + n]), form(remote[first : first + n])
+            calls = [
+                (form(local[at : at + k]), form(remote[at : at + k]), lengths[:k])
+                for at in range(first, first + n, most)
+                for k in (min(most, first + n - at),)
+            ]
 
             def move() -> None:
-                status = call(session, froms, tos, lengths)
-                if status != 0:
-                    raise RuntimeError(f"{name} answered {status}")
+                for froms, tos, sizes in calls:
+                    status = call(session, froms, tos, sizes)
+                    if status != 0:
+                        raise RuntimeError(f"{name} answered {status}")
 
             return move
 
