@@ -48,7 +48,7 @@ func (r *Remote) copyDirect(l *lane, po *Posting, slices []Slice) (bytes uint64,
 	}
 	hint, total := -1, len(slices)
 	for at := 0; at < total && !po.stopped.Load(); {
-		ix, err := r.ranges()
+		ix, err := r.ranges(po.stopped.Load)
 		if err != nil {
 			return bytes, err
 		}

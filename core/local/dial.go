@@ -208,7 +208,7 @@ func (r *Remote) PID() int { return r.other.pid }
 func (r *Remote) ring(lane int) ring { return ring{r.rings, lane * ringSize} }
 
 // ranges returns the peer's ranges as they are now.
-func (r *Remote) ranges() (*index, error) {
+func (r *Remote) ranges(enough func() bool) (*index, error) {
 	if ix := r.index.Load(); ix != nil && ix.generation == r.table.generation() {
 		return ix, nil
 	}
@@ -217,12 +217,15 @@ func (r *Remote) ranges() (*index, error) {
 	if ix := r.index.Load(); ix != nil && ix.generation == r.table.generation() {
 		return ix, nil
 	}
-	ix, err := r.table.read()
+	ix, err := r.table.read(enough)
 	if err == nil {
 		r.index.Store(ix)
 	}
 	return ix, err
 }
+
+// gone tells whether the peer's process has ended, so that it touches nothing.
+func (r *Remote) gone() bool { return r.other.file != nil && r.other.dead() }
 
 // close gives everything back. Nobody uses it any more.
 func (r *Remote) close() {

@@ -27,6 +27,4 @@ var (
 	errClosing = errors.WithMessage(ErrPeer, "the peer closes")
 	// errRights: this process may not access the memory of the other.
 	errRights = errors.New("no right to access the peer's memory")
-	// errBusy: the peer's table is being changed all the time.
-	errBusy = errors.New("the peer's table of memory does not stand still")
 )

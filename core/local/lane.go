@@ -127,8 +127,9 @@ func (l *lane) report(po *Posting, bytes uint64, err error) {
 		po.src.Done(bytes, false)
 	}
 	l.peer.finished(po, 1, err)
-	if errors.Is(err, ErrPeer) || errors.Is(err, ErrProtocol) {
-		l.peer.lose(err, true)
+	// A peer that closes hangs up when it is done, which is noticed elsewhere.
+	if r := l.peer.remote; r != nil && (errors.Is(err, ErrPeer) || errors.Is(err, ErrProtocol)) && !errors.Is(err, errClosing) {
+		l.peer.lose(err, r.gone())
 	}
 }
 

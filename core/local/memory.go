@@ -3,9 +3,6 @@ package local
 // Mover moves bytes between buffers of ours and memory of one kind. Addresses are
 // not Go pointers: the memory may be unmapped, or not the host's.
 type Mover interface {
-	// Direct tells whether system calls may be given addresses of this memory:
-	// they answer EFAULT where it is not accessible.
-	Direct() bool
 	// Scatter copies p to ranges, length[i] bytes to addr[i], one after the other;
 	// the lengths sum to that of p. It returns an error, and does not crash, when
 	// the memory is not accessible.

@@ -93,15 +93,16 @@ func (t *tableView) fences(place int) uint64 { return t.u64(tableFences + 8*plac
 func (t *tableView) closing() bool { return t.u64(tableClosing).Load() != 0 }
 
 const (
-	// A change takes a few ns an entry. A table that stays in the middle of one
-	// belongs to a process that is stopped, or gone.
-	readTries = 200
-	readPause = 50 * time.Microsecond
+	// A change takes a few ns an entry. A table that stays in the middle of one for
+	// so long belongs to a process that is stopped, or gone.
+	readPatience = time.Second
+	readPause    = 50 * time.Microsecond
 )
 
-// read copies the table. errBusy: not now.
-func (t *tableView) read() (*index, error) {
-	for i := range readTries {
+// read copies the table. It waits for the end of a change; enough tells it to give up.
+func (t *tableView) read(enough func() bool) (*index, error) {
+	began := time.Now()
+	for i := 0; i < 20 || (time.Since(began) < readPatience && !enough()); i++ {
 		before := t.generation()
 		if before&1 == 0 {
 			ix, err := t.copy(before)
@@ -115,7 +116,7 @@ func (t *tableView) read() (*index, error) {
 			time.Sleep(readPause)
 		}
 	}
-	return nil, errBusy
+	return nil, errors.WithMessage(ErrPeer, "it stopped in the middle of a change of its memory")
 }
 
 func (t *tableView) copy(generation uint64) (*index, error) {
