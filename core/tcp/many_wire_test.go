@@ -145,3 +145,24 @@ func TestServerFillsOverlappingRangesInOrder(t *testing.T) {
 		require.True(t, bytes.Equal(want, s.arena))
 	}
 }
+
+// Requests are served in order: what is read is what was there before the write that
+// follows in the same stream, however long the answer.
+func TestServerReadsBeforeItWrites(t *testing.T) {
+	for _, size := range []int{100, gatherMax, gatherMax + 1, 60_000} {
+		s := newServed(t, size)
+		before, after := pattern(size), bytes.Repeat([]byte{7}, size)
+		all := []span{{s.arena.addr(), uint64(size)}}
+		ways := map[string]struct{ read, write []byte }{
+			"messages": {message(opReadMany|flagV2, all), message(opWriteMany|flagV2, all, after)},
+			"single":   {request(opRead|flagV2, all[0].addr, all[0].n), append(request(opWrite|flagV2, all[0].addr, all[0].n), after...)},
+		}
+		for name, w := range ways {
+			copy(s.arena, before)
+			raw := dialMany(t, s.server)
+			raw.send(w.read, w.write, w.read)
+			raw.expect(okBytes, before, okBytes, okBytes, after)
+			require.True(t, bytes.Equal(after, s.arena), name)
+		}
+	}
+}

@@ -148,6 +148,11 @@ func (c *conn) write(h header) error {
 // fill receives the current request's payload: out of the buffer, or straight from
 // the socket where the rest is long.
 func (c *conn) fill() error {
+	if len(c.out.regions) > 0 { // an answer that still lies in memory, which may be what is written now
+		if err := c.out.flush(c); err != nil {
+			return err
+		}
+	}
 	for c.into.bytes > 0 {
 		var err error
 		switch {
@@ -312,9 +317,9 @@ func (c *conn) reject(h header, why string, culprit uint64) error {
 	return c.refuse(statusRejected, why)
 }
 
-// refuse sends a status, and more behind it, and ends the connection. What the peer still sends is
-// read and dropped for a moment: closing with unread data would reset the
-// connection, and the reset could overtake the status.
+// refuse sends a status, and more behind it, and ends the connection. What the peer
+// still sends is read and dropped for a moment: closing with unread data would reset
+// the connection, and the reset could overtake the status.
 func (c *conn) refuse(code uint32, why string, more ...byte) error {
 	c.release()
 	if err := c.out.flush(c); err != nil {
