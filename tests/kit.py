@@ -162,13 +162,13 @@ def free_port() -> int:
 def engine_environment(**more: str) -> dict[str, str]:
     """A child's environment: this one without MC_* variables, and with some of its own.
 
-    Engines on one host move bytes in memory; so that the tests are about tcp, they are told
-    not to, unless a test says otherwise.
+    Engines on one host move bytes in memory; so that tests are about tcp, they are told not
+    to, unless the test itself is.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MC_")}
     package = str(Path(mooncake.__file__ or "").parents[1])
     kept["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "MC_LOCAL": "0", **more}
+    return {**kept, "MC_LOCAL": os.environ.get("MC_LOCAL", "0"), **more}
 
 
 def python(

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kit import PROGRAMS, engine_environment, freeze, thaw
@@ -29,14 +31,25 @@ class Peer:
     Every call has a deadline. close() ends the process, whatever its state.
     """
 
-    def __init__(self, host: str = "127.0.0.1", rpc_port: int = 0, **env: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", str(PROGRAMS / "peer.py"), host, str(rpc_port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=engine_environment(**env),
-        )
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        rpc_port: int = 0,
+        *,
+        prefix: Sequence[str] = (),
+        log: Path | None = None,
+        **env: str,
+    ) -> None:
+        """prefix is a command that runs the peer, such as unshare; log gets its log."""
+        with contextlib.ExitStack() as files:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-u", str(PROGRAMS / "peer.py"), host, str(rpc_port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=files.enter_context(log.open("w")) if log else None,
+                text=True,
+                env=engine_environment(**env),
+            )
         self.pid = self.process.pid
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
