@@ -8,13 +8,12 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kit import Pages, wait_until, within
-from peers import Peer
+from kit import wait_until, within
+from victim import SIZE, Victim, running_victim
 from wire import (
     CONNECTION,
     HELLO,
@@ -29,64 +28,18 @@ from wire import (
     descriptor,
     frame,
     header,
-    port_of,
+    hello,
     read_all,
     receive,
     send_all,
 )  # fmt: skip
 
-SIZE = 1 << 16
-GOOD_WITHIN = 0.5  # seconds, for a good client while an attack goes on
-
-
-class Victim:
-    """An engine in a process of its own, with memory, and a good client of it here."""
-
-    def __init__(self, engine: Any, peer: Peer, pages: Callable[..., Pages]) -> None:
-        self.peer, self.engine = peer, engine
-        self.address = peer.memory("victim", SIZE, seed=1)
-        self.space = peer.memory("space", SIZE)
-        self.control = port_of(peer.session)
-        self.data = int(descriptor(peer.session)["tcp_data_port"])
-        self.local = pages(SIZE, 2)
-        engine.register(self.local.map)
-        self.sha = peer.sha("victim")
-        self.serves()
-
-    def serves(self) -> None:
-        """Assert that a good client is served soon: old connections, and new ones."""
-        began = time.monotonic()
-        self.engine.probe(self.peer.session, GOOD_WITHIN)
-        with self.engine.open_segment(self.peer.session) as segment:
-            segment.write(self.local.address, self.space, 4096, deadline=5)
-            segment.read(self.local.address + 8192, self.space, 4096, deadline=5)
-        took = time.monotonic() - began
-        assert took < GOOD_WITHIN, f"the good client had to wait for {took:.2f} s"
-        assert self.local.bytes(8192, 4096) == self.local.bytes(0, 4096)
-
-    def unharmed(self) -> None:
-        self.serves()
-        assert self.peer.process.poll() is None
-        assert self.peer.sha("victim") == self.sha
-
 
 @pytest.fixture(scope="module")
 def victim() -> Iterator[Victim]:
     """One engine for all attacks: what an attack leaves behind, the next ones meet."""
-    from mooncake import Engine
-
-    peer = Peer()
-    memory: list[Pages] = []
-
-    def pages(size: int, seed: int) -> Pages:
-        memory.append(Pages(size, seed))
-        return memory[-1]
-
-    try:
-        with Engine("127.0.0.1") as engine:
-            yield Victim(engine, peer, pages)
-    finally:
-        peer.close()
+    with running_victim() as one:
+        yield one
 
 
 @pytest.fixture(autouse=True)
@@ -299,11 +252,6 @@ def test_unknown_opcodes(victim: Victim, opcode: int) -> None:
         send_all(client, header(8, victim.address, opcode) + b"\xa5" * 8)
         answer = read_all(client)
     assert len(answer) in (0, 8)
-
-
-def hello(target: bytes, name: bytes, claim: int | None = None) -> bytes:
-    body = target + b"\7" * 16 + struct.pack("<H", len(name) if claim is None else claim) + name
-    return header(len(body), 1, HELLO | V2) + body
 
 
 def test_hellos(victim: Victim) -> None:

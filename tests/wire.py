@@ -13,6 +13,7 @@ from typing import Any
 
 CONNECTION, METADATA, NOTIFY, PROBE = range(4)
 READ, WRITE, HELLO, V2 = 0x00, 0x01, 0x7E, 0x80
+READ_MANY, WRITE_MANY = 0x7C, 0x7D  # agreed on in a hello of version 2
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -22,6 +23,19 @@ def frame(kind: int, body: bytes) -> bytes:
 def header(size: int, address: int, opcode: int) -> bytes:
     """A request on the data port."""
     return struct.pack("<QQB7x", size, address, opcode)
+
+
+def message(opcode: int, ranges: list[tuple[int, int]], payload: bytes = b"", **lies: int) -> bytes:
+    """A message of many ranges, (address, length) each. lies: another count or size."""
+    size = sum(length for _, length in ranges)
+    table = b"".join(struct.pack("<QQ", *each) for each in ranges)
+    return header(lies.get("size", size), lies.get("count", len(ranges)), opcode) + table + payload
+
+
+def hello(target: bytes, name: bytes, claim: int | None = None, version: int = 1) -> bytes:
+    """An introduction to the process that target names."""
+    body = target + b"\7" * 16 + struct.pack("<H", len(name) if claim is None else claim) + name
+    return header(len(body), version, HELLO | V2) + body
 
 
 def connect(port: int, timeout: float = 5.0) -> socket.socket:

@@ -14,9 +14,35 @@
 // Between two engines of this kind a connection begins with a hello: the
 // initiator says which process it wants and who it is, the server answers with
 // its own identity and how often it has fenced this initiator. Neither side
-// sends it to peers that have not announced it in their descriptor. A denser framing
-// between two of this kind has its place here: announced by a higher hello version,
-// agreed on in the hello, and unknown to everybody else.
+// sends it to peers that have not announced it in their descriptor.
+//
+// # Messages
+//
+// With hello version 2, of which the descriptor tells, one message carries many
+// ranges. All numbers are little endian and unsigned:
+//
+//	 0  8  bytes of payload: the sum of all lengths
+//	 8  8  n, the number of ranges: 1 to 1024
+//	16  1  opcode: 0xfc read, 0xfd write
+//	17  7  padding, sent as zero and ignored
+//	24     n times: address (8), length (8), not 0
+//
+// A write's payload follows, the ranges' bytes one after the other. There is one
+// answer: the status, and to a read the same payload. Ranges may overlap, and are
+// filled in order; one may span regions that touch. They are all looked at before
+// the first byte moves: a message is refused as a whole, with status 1 and, behind it
+// in 8 bytes, the index of the range that was the reason (0 where the header was).
+// If memory is deregistered while a write's payload comes, the same refusal names the
+// first such range; what had come by then has been written. The answer to a read ends
+// in the middle in that case, with the connection. So does a message that meets memory
+// that is registered but not there. Ranges over more than 16,384 regions in all are
+// refused.
+//
+// Messages, single requests and their answers go in one order. A hello decides for
+// its connection: without one, or with version 1, the opcodes are unknown. A later
+// version includes them. The initiator fills messages with the slices of one posting,
+// up to 512 slices and about 1 MiB, so short slices share one system call at both
+// ends, and long ones are sent from, and received to, where they lie.
 //
 // # The parts
 //

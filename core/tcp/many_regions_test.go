@@ -3,6 +3,7 @@ package tcp
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -220,4 +221,30 @@ func (m *countingMover) Store(addr uint64, p []byte) error {
 func (m *countingMover) Scatter(addr, length []uint64, p []byte) error {
 	m.stores.Add(1)
 	return m.Mover.Scatter(addr, length, p)
+}
+
+// Registered memory that cannot be accessed: the connection ends without an answer,
+// for there is none that says so; what lies behind the hole is untouched, and the
+// server goes on.
+func TestServerMeetsAHoleInMidMessage(t *testing.T) {
+	for _, size := range []int{100, 64 << 10} { // through the buffer, and straight
+		s := newServed(t, 8*size)
+		hole := newHole(t)
+		s.table.add(newRegion(host{}, hole, hole+1<<20))
+		spans := []span{{s.arena.addr(), uint64(size)}, {hole, uint64(size)}, {s.arena.addr() + uint64(2*size), uint64(size)}}
+		body := bytes.Repeat([]byte{7}, 3*size)
+		raw := dialMany(t, s.server)
+		raw.Write(message(opWriteMany|flagV2, spans, body)) // may fail: the server has had enough
+		raw.expectClose()
+		require.True(t, s.arena[size:].all(0))
+		raw = dialMany(t, s.server)
+		raw.send(message(opReadMany|flagV2, spans))
+		got, err := io.ReadAll(raw)
+		require.True(t, err == nil || hangup(err), "%v", err)
+		require.Less(t, len(got), StatusSize+3*size)
+		for _, r := range s.table.regions {
+			drained(t, r)
+		}
+		s.alive(t)
+	}
 }
