@@ -19,9 +19,10 @@ type conn struct {
 	server *Server
 	socket *net.UnixConn
 	place  int
-	other  *other
+	hung   atomic.Bool // somebody has hung up
 
 	mu      sync.Mutex // guards what follows
+	other   *other     // set once
 	from    Instance
 	name    string
 	words   []word // of an initiator that has proved that it can copy by itself
@@ -63,11 +64,14 @@ func (c *conn) run() {
 
 // handshake agrees with the initiator on what is shared.
 func (c *conn) handshake() error {
-	var err error
-	if c.other, err = otherOf(c.socket); err != nil {
+	other, err := otherOf(c.socket)
+	if err != nil {
 		return err
 	}
-	c.socket.SetDeadline(time.Now().Add(handshakeTime))
+	c.mu.Lock()
+	c.other = other
+	c.mu.Unlock()
+	c.limit(time.Now().Add(handshakeTime))
 	message, fds, err := receive(c.socket, 1)
 	if err != nil {
 		return err
@@ -133,7 +137,8 @@ func (c *conn) conclude(secret [16]byte, offered bool, words *shm) error {
 	if err := send(c.socket, goAhead); err != nil {
 		return err
 	}
-	return c.socket.SetDeadline(time.Time{})
+	c.limit(time.Time{})
+	return nil
 }
 
 func (c *conn) refuse(why string) error {
@@ -218,7 +223,18 @@ func (c *conn) violated(err error) {
 }
 
 // hangUp makes run go on to its end.
-func (c *conn) hangUp() { c.socket.SetReadDeadline(time.Unix(1, 0)) }
+func (c *conn) hangUp() {
+	c.hung.Store(true)
+	c.socket.SetReadDeadline(time.Unix(1, 0))
+}
+
+// limit bounds what is said from now on; that somebody has hung up stays so.
+func (c *conn) limit(end time.Time) {
+	c.socket.SetDeadline(end)
+	if c.hung.Load() {
+		c.hangUp()
+	}
+}
 
 // awaitEnd returns when the initiator closes the connection or dies, or somebody
 // here hangs up. A fork of the initiator may keep the socket open.
@@ -251,7 +267,7 @@ func (c *conn) release() {
 	}
 	c.running.Wait()
 	// Now that nobody here touches memory for the peer: it takes the close for that.
-	c.socket.Close()
+	hangUp(c.socket)
 	c.await(context.Background())
 	c.server.leave(c, &c.place)
 	c.mapped.Lock()
@@ -307,13 +323,23 @@ func (c *conn) await(ctx context.Context) error {
 	return nil
 }
 
-func (c *conn) gone() bool { return c.other == nil || c.other.deadOrClosed() }
+// process is who is at the other end, nil before that is known.
+func (c *conn) process() *other {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.other
+}
+
+func (c *conn) gone() bool {
+	o := c.process()
+	return o == nil || o.deadOrClosed()
+}
 
 func (c *conn) pid() int {
-	if c.other == nil {
-		return 0
+	if o := c.process(); o != nil {
+		return o.pid
 	}
-	return c.other.pid
+	return 0
 }
 
 func (c *conn) moved() (written, read uint64) {

@@ -50,6 +50,13 @@ func receive(conn *net.UnixConn, count int) (message []byte, fds []int, err erro
 	return message[:n], fds, nil
 }
 
+// hangUp ends a connection for both sides, and for children that have it, too.
+func hangUp(conn *net.UnixConn) {
+	conn.CloseRead()
+	conn.CloseWrite()
+	conn.Close()
+}
+
 // maxFDs is how many descriptors a message carries at most.
 const maxFDs = 2 + 2*maxLanes
 

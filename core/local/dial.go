@@ -229,7 +229,7 @@ func (r *Remote) gone() bool { return r.other.file != nil && r.other.dead() }
 
 // close gives everything back. Nobody uses it any more.
 func (r *Remote) close() {
-	r.socket.Close()
+	hangUp(r.socket)
 	if r.table != nil {
 		r.table.close()
 	}

@@ -77,6 +77,9 @@ func (l *lane) round() bool {
 
 // help is a submitting thread's share: a quantum of its own posting. turn is held.
 func (l *lane) help(po *Posting) {
+	if l.peer.stop.Load() {
+		return // the rings may be gone
+	}
 	if l.pack != nil && !l.pack.proceed() {
 		return // the lane's goroutine waits for room
 	}
