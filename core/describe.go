@@ -15,6 +15,7 @@ import (
 // kept until the registered memory changes.
 type description struct {
 	mu      sync.Mutex
+	memory  *memories // as peers are told; nil: nothing yet
 	text    []byte
 	version int // counts drops, so that a text made meanwhile is not kept
 }
@@ -26,16 +27,27 @@ func (d *description) drop() {
 	d.mu.Unlock()
 }
 
+// change has peers told of another state of the memory.
+func (d *description) change(s *memories) {
+	d.mu.Lock()
+	d.memory = s
+	d.mu.Unlock()
+	d.drop()
+}
+
 // describe returns the descriptor that peers are told.
 func (e *Engine) describe() []byte {
 	d := &e.described
 	d.mu.Lock()
-	text, version := d.text, d.version
+	text, version, memory := d.text, d.version, d.memory
 	d.mu.Unlock()
 	if text != nil {
 		return text
 	}
-	text, err := e.descriptor(e.memory.state.Load()).Encode()
+	if memory == nil {
+		memory = &memories{}
+	}
+	text, err := e.descriptor(memory).Encode()
 	if err != nil {
 		e.log.Error("describe this engine", "err", err)
 		return nil

@@ -147,13 +147,14 @@ func (e *Engine) closeTransports() {
 }
 
 // publish tells everybody who must know that the registered memory has changed.
+// Peers hear of memory last, when every transport lets them reach it.
 func (e *Engine) publish(s *memories) {
-	e.described.drop()
 	for _, t := range e.transports {
 		if w, ok := t.(memoryWatcher); ok {
 			w.publish(s)
 		}
 	}
+	e.described.change(s)
 }
 
 // settle returns when no peer touches memory that was withdrawn before the call.
