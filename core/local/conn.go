@@ -313,7 +313,7 @@ func (c *conn) await(ctx context.Context) error {
 	c.mu.Lock()
 	words, servers := c.words, c.servers
 	c.mu.Unlock()
-	if err := awaitOutside(ctx, words, c.gone, c.server.cfg.Log, c.pid()); err != nil {
+	if err := awaitOutside(ctx, words, c, c.server.cfg.Log); err != nil {
 		return err
 	}
 	for _, r := range servers {
@@ -330,9 +330,16 @@ func (c *conn) process() *other {
 	return c.other
 }
 
-func (c *conn) gone() bool {
+func (c *conn) dead() bool {
 	o := c.process()
 	return o == nil || o.deadOrClosed()
+}
+
+func (c *conn) left() bool {
+	c.mu.Lock()
+	words := c.shared[0]
+	c.mu.Unlock()
+	return c.process().lacks(words.file)
 }
 
 func (c *conn) pid() int {

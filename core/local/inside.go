@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"log/slog"
+	"os"
 	"sync/atomic"
 
 	"github.com/pkg/errors"
@@ -119,9 +120,15 @@ func (g *Guest) cut()                    { g.fences.Add(1) }
 func (g *Guest) hangUp()                 {}
 
 func (g *Guest) await(ctx context.Context) error {
-	alive := func() bool { return false }
-	return awaitOutside(ctx, g.words[:], alive, slog.New(slog.DiscardHandler), "this process")
+	return awaitOutside(ctx, g.words[:], thisProcess{}, slog.New(slog.DiscardHandler))
 }
+
+// thisProcess owns the words of guests.
+type thisProcess struct{}
+
+func (thisProcess) dead() bool { return false }
+func (thisProcess) left() bool { return false }
+func (thisProcess) pid() int   { return os.Getpid() }
 
 func (g *Guest) moved() (written, read uint64) {
 	for _, w := range g.words {

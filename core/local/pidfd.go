@@ -3,6 +3,8 @@ package local
 import (
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -79,6 +81,17 @@ func (o *other) dead() bool {
 	fds := [1]unix.PollFd{{Fd: int32(o.fd), Events: unix.POLLIN}}
 	n, _, _ := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), 1, uintptr(unsafe.Pointer(&unix.Timespec{})), 0, 0, 0)
 	return n == 1 && fds[0].Revents != 0
+}
+
+// lacks tells whether the process is known not to have a file mapped that it had:
+// another program has taken it over, and its threads are gone.
+func (o *other) lacks(file string) bool {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(o.pid) + "/maps")
+	// A process whose first thread has ended shows nothing, and goes on.
+	if err != nil || len(text) == 0 || o.pid == 0 {
+		return false
+	}
+	return !strings.Contains(string(text), " "+file+" ")
 }
 
 // awaitDeath returns true when the process has ended, false after stopWaiting.

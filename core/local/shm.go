@@ -1,6 +1,7 @@
 package local
 
 import (
+	"fmt"
 	"sync/atomic"
 	"unsafe"
 
@@ -10,8 +11,9 @@ import (
 
 // shm is shared memory: a memfd and its mapping. The mapping starts on a page.
 type shm struct {
-	mem []byte
-	fd  int // -1 once it has been given away
+	mem  []byte
+	fd   int    // -1 once it has been given away
+	file string // device and inode of what a peer shares, as /proc/<pid>/maps has them
 }
 
 const (
@@ -70,7 +72,8 @@ func mapShm(fd, size, seals int, writable bool) (*shm, error) {
 	if err != nil {
 		return nil, errors.Wrapf(err, "map %d bytes that a peer shares", size)
 	}
-	return &shm{mem: mem, fd: -1}, nil
+	file := fmt.Sprintf("%02x:%02x %d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	return &shm{mem: mem, fd: -1, file: file}, nil
 }
 
 // u64 and u32 view a number of the memory; nothing is read but through atomics,

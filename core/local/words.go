@@ -53,20 +53,33 @@ func (w word) count(write bool, bytes uint64) {
 const (
 	// A copy takes some 100 us, so who is inside one longer is not running.
 	patienceInside = time.Second
+	// leftAfter is when a look at what the process has mapped is due, and due again.
+	leftAfter      = 20 * time.Millisecond
 	pauseInside    = 20 * time.Microsecond
 	maxPauseInside = time.Millisecond
 )
 
+// owner is the process whose words they are.
+type owner interface {
+	// dead tells whether it has ended. Called often.
+	dead() bool
+	// left tells whether it has, though it lives, forgotten the words: another
+	// program runs in it. Called now and then.
+	left() bool
+	// pid is its number, for the log.
+	pid() int
+}
+
 // awaitOutside returns when every lane that is inside a copy now has left it, or its
 // process is dead, or ctx ends.
-func awaitOutside(ctx context.Context, words []word, dead func() bool, log *slog.Logger, who any) error {
+func awaitOutside(ctx context.Context, words []word, who owner, log *slog.Logger) error {
 	for _, w := range words {
 		seen := w.inside.Load()
 		if seen&1 == 0 {
 			continue
 		}
-		began, pause, warned := time.Now(), pauseInside, false
-		for i := 0; w.inside.Load() == seen && !dead(); i++ {
+		began, pause, warned, look := time.Now(), pauseInside, false, leftAfter
+		for i := 0; w.inside.Load() == seen && !who.dead(); i++ {
 			if ctx.Err() != nil {
 				return errors.Wrap(ctx.Err(), "a peer is inside a copy and does not go on")
 			}
@@ -74,9 +87,15 @@ func awaitOutside(ctx context.Context, words []word, dead func() bool, log *slog
 				runtime.Gosched()
 				continue
 			}
+			if time.Since(began) > look {
+				if who.left() {
+					return nil
+				}
+				look *= 2
+			}
 			if !warned && time.Since(began) > patienceInside {
 				warned = true
-				log.Warn("waiting for a peer on this host that stopped in the middle of a copy: let it go on, or end it", "peer", who)
+				log.Warn("waiting for a peer on this host that stopped in the middle of a copy: let it go on, or end it", "pid", who.pid())
 			}
 			time.Sleep(pause)
 			pause = min(2*pause, maxPauseInside)
