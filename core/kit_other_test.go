@@ -37,7 +37,7 @@ func beOther(arg string) {
 }
 
 // startOther starts an engine in another process; it ends with the test.
-func startOther(t testing.TB, size int) (name string, addr uint64) {
+func startOther(t testing.TB, size int) (name string, addr uint64, pid int) {
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), fmt.Sprintf("%s=%d", otherEngine, size))
 	c.Stderr = os.Stderr
@@ -54,5 +54,5 @@ func startOther(t testing.TB, size int) (name string, addr uint64) {
 	require.NoError(t, err)
 	_, err = fmt.Sscan(strings.TrimSpace(line), &name, &addr)
 	require.NoError(t, err)
-	return name, addr
+	return name, addr, c.Process.Pid
 }

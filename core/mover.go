@@ -76,10 +76,7 @@ func (hostMover) Copy(dst, src, length []uint64) (err error) {
 	var i int
 	defer faultAmong(debug.SetPanicOnFault(true), dst, &i, &err)
 	for i = range dst {
-		for off, n := uint64(0), length[i]; off < n; off += copyChunk {
-			k := int(min(n-off, copyChunk))
-			copy(hostBytes(dst[i]+off, k), hostBytes(src[i]+off, k))
-		}
+		copyRange(dst[i], src[i], length[i])
 	}
 	return nil
 }

@@ -140,7 +140,7 @@ func (t *localTransport) connect(lp *localPath) (*local.Peer, error) {
 		lp.inside = true
 		return local.NewInsidePeer(cfg, guest, localLanes()), nil
 	}
-	d := local.DialConfig{From: e.instance, Name: e.name, Log: e.log, Lanes: localLanes(), Mode: t.mode()}
+	d := local.DialConfig{From: e.instance, Name: e.name, Log: e.log, Lanes: localLanes(), Rings: localRings(), Mode: t.mode()}
 	target, err := hex.DecodeString(ext.Instance)
 	if err != nil {
 		return nil, errors.Wrap(err, "instance")
@@ -184,6 +184,10 @@ func (t *localTransport) mode() local.Mode {
 // localLanes is how many copies to one peer may be under way at once: a core moves
 // about half of what the memory of a small machine can take.
 func localLanes() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+// localRings is how many of them pack: each keeps a core of the peer's process busy,
+// too.
+func localRings() int { return min(max(runtime.GOMAXPROCS(0)/2, 1), 4) }
 
 // refused counts and logs that a peer on this host is reached over tcp.
 func (t *localTransport) refused(p *process, err error) {

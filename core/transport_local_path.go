@@ -32,7 +32,7 @@ func (p *localPath) post(op Op, w *work) posting {
 	} else {
 		c.batchesLocal.Add(1)
 	}
-	return localPosting{p.peer.Load().Post(op == Write, &localSource{w, p})}
+	return localPosting{p.peer.Load().Post(op == Write, &localSource{work: w, path: p})}
 }
 
 func (p *localPath) broken() bool {
@@ -102,8 +102,9 @@ func (p localPosting) renew()              { p.posting.Renew() }
 
 // localSource shows a batch's work to lanes.
 type localSource struct {
-	work *work
-	path *localPath
+	work  *work
+	path  *localPath
+	given atomic.Uint64 // bytes
 }
 
 func (s *localSource) Next(dst []local.Slice, budget uint64) (n int) {
@@ -120,7 +121,14 @@ func (s *localSource) Next(dst []local.Slice, budget uint64) (n int) {
 			n++
 		}
 	}
+	s.given.Add(bytes)
 	return n
+}
+
+// Ahead: blocks are counted before they are planned.
+func (s *localSource) Ahead() uint64 {
+	all, given := s.work.batch.bytes.Load(), s.given.Load()
+	return all - min(all, given)
 }
 
 func (s *localSource) Left() uint64 { return s.work.left.Load() }

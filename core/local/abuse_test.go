@@ -52,7 +52,7 @@ func TestHandshakesThatAreRefused(t *testing.T) {
 	x := startTarget(t)
 	arena := newArena(t, 4096)
 	x.register(arena.addr(), arena.end(), true)
-	good := &hello{target: x.server.cfg.Instance, from: Instance{1}, name: "n", lanes: 1, direct: true}
+	good := &hello{target: x.server.cfg.Instance, from: Instance{1}, name: "n", rings: 1, direct: true}
 	words := sealedWords(t, wordsSize, sealMine)
 	pipe := make([]int, 2)
 	require.NoError(t, unix.Pipe(pipe))
@@ -69,7 +69,7 @@ func TestHandshakesThatAreRefused(t *testing.T) {
 		"not sealed":    {good.encode(), []int{sealedWords(t, wordsSize, unix.F_SEAL_SEAL)}},
 		"writable":      {good.encode(), []int{sealedWords(t, wordsSize, sealFixed)}},
 		"too small":     {good.encode(), []int{sealedWords(t, 64, sealMine)}},
-		"another place": {(&hello{target: Instance{9}, lanes: 1}).encode(), []int{words}},
+		"another place": {(&hello{target: Instance{9}, rings: 1}).encode(), []int{words}},
 		"too long":      {make([]byte, maxHandshake+1), []int{words}},
 	} {
 		r := dialRaw(t, x.server)

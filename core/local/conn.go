@@ -89,7 +89,7 @@ func (c *conn) handshake() error {
 		return err
 	}
 	w := &welcome{instance: c.server.cfg.Instance, place: c.place, entries: c.server.table.entries,
-		lanes: min(max(h.lanes, 1), maxLanes)}
+		rings: min(max(h.rings, 1), maxRings)}
 	var secret [16]byte
 	// Who copies by itself must be seen to die.
 	if h.direct && !c.server.cfg.PackedOnly && c.other.file != nil {
@@ -167,11 +167,11 @@ func (c *conn) offerDirect(w *welcome) (secret [16]byte, err error) {
 // share makes the rings and sends the welcome. bells are the server's, then the
 // client's, ring by ring.
 func (c *conn) share(w *welcome) (rings *shm, bells []int, err error) {
-	rings, err = createShm("mooncake-rings", w.lanes*ringSize, sealFixed)
+	rings, err = createShm("mooncake-rings", w.rings*ringSize, sealFixed)
 	if err != nil {
 		return nil, nil, errors.WithMessage(ErrDevice, err.Error())
 	}
-	for range 2 * w.lanes {
+	for range 2 * w.rings {
 		bell, err := newBell()
 		if err != nil {
 			closeAll(bells)

@@ -21,7 +21,8 @@ type DialConfig struct {
 	Target Instance // the process that is meant
 	From   Instance // this engine
 	Name   string   // this engine's segment name, by which it can be fenced
-	Lanes  int      // rings; default 1
+	Lanes  int      // copies that may be under way at once; default 1
+	Rings  int      // of them, lanes with a ring; default 1
 	Mode   Mode
 	Log    *slog.Logger
 }
@@ -44,7 +45,7 @@ type Remote struct {
 	table  *tableView
 	words  *shm
 	rings  *shm
-	lanes  int
+	count  int   // of rings
 	bells  []int // the server's and ours, ring by ring
 
 	direct  atomic.Bool // copies by system calls are allowed
@@ -59,9 +60,7 @@ var ErrElsewhere = errors.New("not reachable on this host")
 // Dial connects to a peer and finds out how bytes can be moved, until ctx ends.
 // ErrElsewhere, ErrRestarted, ErrProtocol, ErrPeer.
 func Dial(ctx context.Context, cfg DialConfig) (*Remote, error) {
-	if cfg.Lanes == 0 {
-		cfg.Lanes = 1
-	}
+	cfg.Lanes, cfg.Rings = max(cfg.Lanes, 1), max(cfg.Rings, 1)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -94,7 +93,7 @@ func (r *Remote) handshake() error {
 	if r.words, err = createShm("mooncake-words", wordsSize, sealMine); err != nil {
 		return errors.WithMessage(ErrDevice, err.Error())
 	}
-	h := hello{target: r.cfg.Target, from: r.cfg.From, name: r.cfg.Name, lanes: r.cfg.Lanes, direct: r.cfg.Mode != PackedOnly}
+	h := hello{target: r.cfg.Target, from: r.cfg.From, name: r.cfg.Name, rings: r.cfg.Rings, direct: r.cfg.Mode != PackedOnly}
 	if err := send(r.socket, h.encode(), r.words.fd); err != nil {
 		return err
 	}
@@ -130,18 +129,18 @@ func (r *Remote) handshake() error {
 
 // adopt maps what the peer shares. The descriptors are used up.
 func (r *Remote) adopt(w *welcome, fds []int) error {
-	if len(fds) != 2+2*w.lanes || w.lanes == 0 || w.entries == 0 {
+	if len(fds) != 2+2*w.rings || w.rings == 0 || w.entries == 0 {
 		closeAll(fds)
-		return errors.WithMessagef(ErrProtocol, "welcome with %d descriptors for %d rings", len(fds), w.lanes)
+		return errors.WithMessagef(ErrProtocol, "welcome with %d descriptors for %d rings", len(fds), w.rings)
 	}
-	r.place, r.lanes, r.bells = w.place, w.lanes, fds[2:]
+	r.place, r.count, r.bells = w.place, w.rings, fds[2:]
 	defer closeAll(fds[:2])
 	s, err := mapShm(fds[0], tableSize(w.entries), sealMine, false)
 	if err != nil {
 		return err
 	}
 	r.table = &tableView{s, w.entries}
-	if r.rings, err = mapShm(fds[1], w.lanes*ringSize, sealFixed, true); err != nil {
+	if r.rings, err = mapShm(fds[1], w.rings*ringSize, sealFixed, true); err != nil {
 		return err
 	}
 	for _, fd := range r.bells {
@@ -205,7 +204,7 @@ func (r *Remote) Direct() (ok bool, why string) { return r.direct.Load(), r.refu
 // PID is the peer's process number as seen from here, 0 if it is not visible.
 func (r *Remote) PID() int { return r.other.pid }
 
-func (r *Remote) ring(lane int) ring { return ring{r.rings, lane * ringSize} }
+func (r *Remote) ring(i int) ring { return ring{r.rings, i * ringSize} }
 
 // ranges returns the peer's ranges as they are now.
 func (r *Remote) ranges(enough func() bool) (*index, error) {

@@ -87,6 +87,8 @@ func (s *source) Left() uint64 {
 	return s.left
 }
 
+func (s *source) Ahead() uint64 { return s.Left() }
+
 func (s *source) Done(bytes uint64, packed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,7 +209,7 @@ func startTarget(t testing.TB, set ...func(*ServerConfig)) *target {
 
 // dial connects to a target.
 func dial(t testing.TB, instance Instance, set ...func(*DialConfig)) (*Remote, error) {
-	cfg := DialConfig{Target: instance, From: Instance{7}, Name: "me:1", Lanes: 2, Log: quietLog}
+	cfg := DialConfig{Target: instance, From: Instance{7}, Name: "me:1", Lanes: 3, Rings: 2, Log: quietLog}
 	for _, f := range set {
 		f(&cfg)
 	}

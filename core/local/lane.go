@@ -6,12 +6,18 @@ import (
 	"github.com/pkg/errors"
 )
 
+// When slices are packed: figures of docs/decisions.md.
 const (
 	// packedBelow is the length from which a range is cheaper to copy by a system
-	// call than to pack here and unpack there; see docs/decisions.md.
-	packedBelow = 8 << 10
-	// packedFrom is how many such ranges justify waking the peer up.
-	packedFrom = 24
+	// call than to pack here and unpack there.
+	packedBelow = 4 << 10
+	// packedFrom is how many such ranges justify waking the peer up, and packedMore
+	// how many justify going on with a peer that is awake.
+	packedFrom = 384
+	packedMore = 16
+	// directRanges bounds a quantum that is likely to be copied by a system call, so
+	// that the lanes share it.
+	directRanges = 256
 )
 
 // lane moves one quantum at a time. Its turn is held by whoever uses it: its own
@@ -65,18 +71,19 @@ func (l *lane) round() bool {
 	l.turn.Lock()
 	defer l.turn.Unlock()
 	if l.pack != nil && !l.pack.proceed() {
-		return l.pack.arm()
+		return l.pack.arm(hot)
 	}
-	po := l.peer.next()
+	po := l.peer.next(l.pack != nil)
 	if po == nil {
-		return l.pack != nil && l.pack.arm()
+		return l.pack != nil && l.pack.arm(hot)
 	}
 	l.quantum(po)
 	return true
 }
 
-// help is a submitting thread's share: a quantum of its own posting. turn is held.
-func (l *lane) help(po *Posting) {
+// help is a submitting thread's share: a quantum of its own posting, the last one if
+// last. turn is held.
+func (l *lane) help(po *Posting, last bool) {
 	if l.peer.stop.Load() {
 		return // the rings may be gone
 	}
@@ -87,7 +94,13 @@ func (l *lane) help(po *Posting) {
 		return
 	}
 	l.quantum(po)
-	if l.pack != nil && l.pack.arm() {
+	if l.pack == nil {
+		return
+	}
+	if last && po.src.Left() == 0 {
+		l.pack.linger()
+	}
+	if l.pack.arm(0) {
 		l.wakeUp()
 	}
 }
@@ -95,7 +108,11 @@ func (l *lane) help(po *Posting) {
 // quantum takes slices of po and moves them. turn is held.
 func (l *lane) quantum(po *Posting) {
 	p := l.peer
-	n := po.src.Next(l.slices, vectorBytes)
+	most := min(l.most, directRanges)
+	if p.packing(po) {
+		most = l.most
+	}
+	n := po.src.Next(l.slices[:most], vectorBytes)
 	if n == 0 {
 		p.finished(po, 1, nil)
 		return
@@ -106,7 +123,7 @@ func (l *lane) quantum(po *Posting) {
 		l.report(po, bytes, err)
 		return
 	}
-	small, large := l.divide(slices)
+	small, large := l.divide(po, slices)
 	if len(small) > 0 {
 		if len(large) > 0 {
 			p.more(po) // the packer takes over what the quantum counts for
@@ -145,21 +162,22 @@ func (p *Peer) demote(err error) {
 
 // divide tells the slices that go through the ring from those that are copied by a
 // system call. The slices stay in order among themselves.
-func (l *lane) divide(slices []Slice) (small, large []Slice) {
+func (l *lane) divide(po *Posting, slices []Slice) (small, large []Slice) {
 	r := l.peer.remote
 	if !r.direct.Load() && l.pack != nil {
 		return slices, nil
 	}
-	if l.pack == nil || r.cfg.Mode == DirectOnly {
+	if r.cfg.Mode == DirectOnly {
 		return nil, slices
 	}
-	count := 0
+	count, bytes := 0, uint64(0)
 	for i := range slices {
 		if slices[i].packed() {
 			count++
+			bytes += slices[i].Len
 		}
 	}
-	if count < packedFrom {
+	if count < packedMore || !l.peer.packs(po, count, bytes, 2*count > len(slices)) || l.pack == nil {
 		return nil, slices
 	}
 	if count == len(slices) {

@@ -1,8 +1,8 @@
 package local
 
 import (
-	"runtime"
 	"sync"
+	"time"
 
 	"github.com/pkg/errors"
 )
@@ -243,12 +243,27 @@ func (k *packer) takeBack(po *Posting, all bool) (n int) {
 	return n
 }
 
-// waitSpins is how often the lane looks for an answer before it sleeps.
-const waitSpins = 30
+// lingering is how long a thread that has submitted the last of its slices waits for
+// the peer to be done with them: waking up others, and then that thread, takes longer.
+const lingering = 50 * time.Microsecond
+
+// linger reaps what the peer does soon.
+func (k *packer) linger() {
+	if k.po != nil {
+		return
+	}
+	spin(lingering, func() bool { return k.reaped == k.posted || !k.look() })
+}
+
+// look reaps what there is; false once the peer is lost.
+func (k *packer) look() bool {
+	k.reap()
+	return !k.lane.peer.lost.Load()
+}
 
 // arm sees to it that the lane is woken when the peer has done enough; true: it has
-// already, or there is work again.
-func (k *packer) arm() bool {
+// already, or has after looking for it for a while.
+func (k *packer) arm(look time.Duration) bool {
 	flying := k.posted - k.reaped
 	if flying == 0 || k.lane.peer.lost.Load() {
 		return false
@@ -262,10 +277,8 @@ func (k *packer) arm() bool {
 		state := k.ring.slot(want - 1).state().Load()
 		return state == slotDone || state == slotFree
 	}
-	for range waitSpins {
-		if runtime.Gosched(); passed() {
-			return true
-		}
+	if look > 0 && spin(look, passed) {
+		return true
 	}
 	k.ring.wants().Store(want)
 	return passed()

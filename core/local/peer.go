@@ -57,8 +57,12 @@ type Peer struct {
 func NewRemotePeer(cfg PeerConfig, r *Remote) *Peer {
 	p := newPeer(cfg)
 	p.remote = r
-	p.addLanes(r.lanes, func(i int) word { return wordOf(r.words, i) })
-	for i := range p.crew {
+	lanes := r.cfg.Lanes
+	if r.cfg.Mode == PackedOnly {
+		lanes = 0
+	}
+	p.addLanes(max(lanes, r.count), func(i int) word { return wordOf(r.words, i) })
+	for i := range r.count {
 		p.lanes[i].pack = newPacker(p.lanes[i], r.ring(i), r.bells[2*i])
 		p.listen(p.lanes[i], r.bells[2*i+1])
 		r.bells[2*i+1] = -1 // the file's now
@@ -92,11 +96,8 @@ func newPeer(cfg PeerConfig) *Peer {
 	return &Peer{cfg: cfg, live: map[*Posting]struct{}{}, empty: make(chan struct{})}
 }
 
-// MaxRings is how many rings a peer may have.
-const MaxRings = maxLanes - spareLanes
-
 func (p *Peer) addLanes(crew int, wordOf func(int) word) {
-	p.crew = min(crew, MaxRings)
+	p.crew = min(crew, maxLanes-spareLanes)
 	for i := range p.crew + spareLanes {
 		most := vectorRanges
 		if i >= p.crew {
@@ -207,25 +208,45 @@ func (p *Peer) kick(po *Posting, seal bool) {
 	if !queued {
 		return
 	}
-	p.share(po)
+	p.share(po, seal)
+}
+
+// share lets the calling thread move a quantum of po, on a lane that nobody uses, and
+// wakes others for the rest.
+func (p *Peer) share(po *Posting, last bool) {
+	mine := p.freeLane()
+	if po.src.Left() > vectorBytes {
+		p.wake(po, mine) // now, for they take a moment
+	}
+	if mine != nil {
+		mine.help(po, last)
+		mine.turn.Unlock()
+	}
 	if po.src.Left() > 0 {
-		p.wakeAll()
+		p.wake(po, nil)
 	}
 }
 
-// share lets the calling thread move a quantum of po, on a lane that nobody uses.
-func (p *Peer) share(po *Posting) {
-	for i, l := range p.lanes {
-		spare := i >= p.crew
-		if spare && p.remote != nil && !p.remote.direct.Load() {
-			return
+// freeLane returns a lane that nobody uses, with its turn held; nil if there is none.
+func (p *Peer) freeLane() *lane {
+	for _, l := range p.lanes {
+		if l.pack == nil && p.remote != nil && !p.remote.direct.Load() {
+			return nil
 		}
-		if !l.turn.TryLock() {
-			continue
+		if l.turn.TryLock() {
+			return l
 		}
-		l.help(po)
-		l.turn.Unlock()
-		return
+	}
+	return nil
+}
+
+// wake gets the lanes that can move po to look for work, but for one.
+func (p *Peer) wake(po *Posting, but *lane) {
+	packing := p.packing(po)
+	for _, l := range p.lanes[:p.crew] {
+		if l != but && (l.pack != nil || !packing) {
+			l.wakeUp()
+		}
 	}
 }
 
@@ -249,18 +270,40 @@ func (p *Peer) dequeue(po *Posting) {
 }
 
 // next chooses the posting whose turn it is, and counts a quantum of it as in
-// flight; nil if none has anything.
-func (p *Peer) next() *Posting {
+// flight; nil if none has anything for a lane with a ring, or without.
+func (p *Peer) next(rings bool) *Posting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.ring) == 0 {
-		return nil
+	direct := p.guest != nil || p.remote.direct.Load()
+	for range p.ring {
+		p.turn %= len(p.ring)
+		po := p.ring[p.turn]
+		p.turn++
+		if !rings && (!direct || po.packs) {
+			continue
+		}
+		po.inflight++
+		return po
 	}
-	p.turn %= len(p.ring)
-	po := p.ring[p.turn]
-	p.turn++
-	po.inflight++
-	return po
+	return nil
+}
+
+// packs decides whether count slices of a quantum, of so many bytes, go through a
+// ring, and notes it for the next one: lanes without a ring leave a posting that packs
+// to the others.
+func (p *Peer) packs(po *Posting, count int, bytes uint64, most bool) bool {
+	ahead := po.src.Ahead() / (bytes / uint64(count)) // slices, if all are like these
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	yes := po.packs || !p.remote.direct.Load() || uint64(count)+ahead >= packedFrom
+	po.packs = yes && most
+	return yes
+}
+
+func (p *Peer) packing(po *Posting) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return po.packs || (p.remote != nil && !p.remote.direct.Load())
 }
 
 // claim counts a quantum of po as in flight, if it may have one.

@@ -15,6 +15,9 @@ type Source interface {
 	Next(dst []Slice, budget uint64) int
 	// Left tells the bytes that Next has not given out yet.
 	Left() uint64
+	// Ahead estimates the bytes that Next will still give out: those of Left, and what
+	// it is known to get.
+	Ahead() uint64
 	// Done reports bytes that have arrived; packed: through a ring.
 	Done(bytes uint64, packed bool)
 	// Ended is the last call, made exactly once.
@@ -30,8 +33,9 @@ type End struct {
 }
 
 // quiesceDrain is how long messages that the peer has begun to work on may take
-// when their posting has to end. They take some 10 us, unless the peer is stopped.
-const quiesceDrain = 40 * time.Millisecond
+// when their posting has to end. They take some 10 us, on a host with nothing to spare
+// some 10 ms; only a peer that is stopped takes longer.
+const quiesceDrain = 500 * time.Millisecond
 
 // Posting is one batch's share towards one peer.
 type Posting struct {
@@ -45,6 +49,7 @@ type Posting struct {
 	// Guarded by peer.mu.
 	sealed   bool  // the source will get no more slices
 	queued   bool  // in the peer's ring
+	packs    bool  // most slices of its last quantum belong in a ring
 	inflight int   // quanta that lanes work on, and messages in rings
 	cause    error // why it must end; no more slices are handed out
 	loud     bool  // the peer may still be writing

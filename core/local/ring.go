@@ -22,6 +22,7 @@ const (
 	ringWants  = 64
 	ringSlots  = 4096
 
+	maxRings     = 8 // of a connection
 	slotsPerRing = 8
 	maxRanges    = 1024      // in a message
 	maxPayload   = 128 << 10 // bytes in a message

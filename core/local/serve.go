@@ -2,7 +2,6 @@ package local
 
 import (
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -32,10 +31,6 @@ type ringServer struct {
 		bytes        uint64
 	}
 }
-
-// idleSpins is how often the server looks for the next message before it sleeps:
-// a few us, about what the initiator takes to fill a slot.
-const idleSpins = 30
 
 // run serves until halt, or until the initiator breaks the protocol.
 func (r *ringServer) run() error {
@@ -77,10 +72,8 @@ func (r *ringServer) sleep(s slot) error {
 		state := s.state().Load()
 		return state != slotPosted && state != slotBack && !r.stop.Load()
 	}
-	for range idleSpins {
-		if runtime.Gosched(); !waiting() {
-			return nil
-		}
+	if spin(hot, func() bool { return !waiting() }) {
+		return nil
 	}
 	r.ring.sleeps().Store(1)
 	defer r.ring.sleeps().Store(0)

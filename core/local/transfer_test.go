@@ -45,18 +45,18 @@ func TestWhatIsPacked(t *testing.T) {
 	for _, c := range []struct {
 		n, size int
 		packed  bool
-	}{{packedFrom - 1, 64, false}, {packedFrom, 64, true}, {1000, 512, true}, {1, 1 << 20, false}, {200, packedBelow, false}} {
+	}{{packedFrom - 1, 64, false}, {packedFrom, 64, true}, {1000, 512, true}, {1, 1 << 20, false}, {1000, packedBelow, false}} {
 		src := moved(t, p.peer, true, p.scattered(c.n, c.size))
 		bytes, packed := src.arrived()
 		require.EqualValues(t, c.n*c.size, bytes)
 		require.Equal(t, c.packed, packed == bytes, "%d of %d bytes", c.n, c.size)
 		require.Equal(t, !c.packed, packed == 0)
 	}
-	mixed := append(p.scattered(100, 512), one(p.near.addr()+4<<20, p.far.addr()+4<<20, 1<<20)...)
+	mixed := append(p.scattered(1000, 512), one(p.near.addr()+4<<20, p.far.addr()+4<<20, 1<<20)...)
 	p.near.fill(9)
 	bytes, packed := moved(t, p.peer, true, mixed).arrived()
-	require.EqualValues(t, 100*512+1<<20, bytes)
-	require.EqualValues(t, 100*512, packed)
+	require.EqualValues(t, 1000*512+1<<20, bytes)
+	require.EqualValues(t, 1000*512, packed)
 	same(t, mixed)
 }
 

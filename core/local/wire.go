@@ -24,7 +24,7 @@ const (
 type hello struct {
 	target, from Instance
 	name         string // its own segment name, by which it can be fenced
-	lanes        int    // rings that it would like to have
+	rings        int    // that it would like to have
 	direct       bool   // it means to copy by itself if it may
 }
 
@@ -35,7 +35,7 @@ type welcome struct {
 	refusal  string // why there is no connection; then nothing else counts
 	place    int    // in the table's fences
 	entries  int    // the table has room for
-	lanes    int    // rings
+	rings    int
 	// direct: the initiator may copy by itself. At nonceAt in the target's memory it
 	// finds the nonce, which says that it reads the right process, and behind it the
 	// secret, which it sends back to prove that it could.
@@ -136,7 +136,7 @@ func (h *hello) encode() []byte {
 	w.u32(Version)
 	w.raw(h.target[:])
 	w.raw(h.from[:])
-	w.u32(uint32(h.lanes))
+	w.u32(uint32(h.rings))
 	w.flag(h.direct)
 	w.text(h.name, maxName)
 	return w.b
@@ -150,7 +150,7 @@ func decodeHello(b []byte) (*hello, error) {
 	h := &hello{}
 	copy(h.target[:], r.take(16))
 	copy(h.from[:], r.take(16))
-	h.lanes = r.small(1 << 16)
+	h.rings = r.small(1 << 16)
 	h.direct = r.flag()
 	h.name = r.text(maxName)
 	return h, r.end("hello")
@@ -164,7 +164,7 @@ func (m *welcome) encode() []byte {
 	w.text(m.refusal, maxReason)
 	w.u32(uint32(m.place))
 	w.u32(uint32(m.entries))
-	w.u32(uint32(m.lanes))
+	w.u32(uint32(m.rings))
 	w.flag(m.direct)
 	w.u64(m.nonceAt)
 	w.raw(m.nonce[:])
@@ -184,7 +184,7 @@ func decodeWelcome(b []byte) (*welcome, error) {
 	m.refusal = r.text(maxReason)
 	m.place = r.small(maxConns - 1)
 	m.entries = r.small(maxEntries)
-	m.lanes = r.small(maxLanes)
+	m.rings = r.small(maxRings)
 	m.direct = r.flag()
 	m.nonceAt = r.u64()
 	copy(m.nonce[:], r.take(16))

@@ -7,11 +7,11 @@ import (
 )
 
 func TestMessagesOfTheHandshake(t *testing.T) {
-	h := &hello{target: Instance{1}, from: Instance{2}, name: "host:1", lanes: 3, direct: true}
+	h := &hello{target: Instance{1}, from: Instance{2}, name: "host:1", rings: 3, direct: true}
 	got, err := decodeHello(h.encode())
 	require.NoError(t, err)
 	require.Equal(t, h, got)
-	w := &welcome{instance: Instance{3}, place: 5, entries: 7, lanes: 2, direct: true, nonceAt: 1 << 40, nonce: [16]byte{9}}
+	w := &welcome{instance: Instance{3}, place: 5, entries: 7, rings: 2, direct: true, nonceAt: 1 << 40, nonce: [16]byte{9}}
 	back, err := decodeWelcome(w.encode())
 	require.NoError(t, err)
 	require.Equal(t, w, back)
@@ -39,8 +39,8 @@ func TestMessagesOfTheHandshake(t *testing.T) {
 }
 
 func FuzzHandshake(f *testing.F) {
-	f.Add((&hello{name: "x", lanes: 1}).encode())
-	f.Add((&welcome{entries: 1, lanes: 1, refusal: "no"}).encode())
+	f.Add((&hello{name: "x", rings: 1}).encode())
+	f.Add((&welcome{entries: 1, rings: 1, refusal: "no"}).encode())
 	f.Add(ready{direct: true}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := decodeHello(b); err == nil {
@@ -49,7 +49,7 @@ func FuzzHandshake(f *testing.F) {
 		if w, err := decodeWelcome(b); err == nil {
 			require.Less(t, w.place, maxConns)
 			require.LessOrEqual(t, w.entries, maxEntries)
-			require.LessOrEqual(t, w.lanes, maxLanes)
+			require.LessOrEqual(t, w.rings, maxRings)
 		}
 		decodeReady(b)
 		rightsOf(b)
