@@ -46,11 +46,15 @@ func inPieces(to, from *net.TCPConn, most int, seed uint64) {
 	}
 }
 
-// tiny gives a socket the smallest buffers that the kernel will make.
+// tinyBuffer is the size of small socket buffers. With smaller ones the kernel closes
+// its window over the overhead of each packet, and probes it seconds apart.
+const tinyBuffer = 16 << 10
+
+// tiny gives a socket small buffers.
 func tiny(_, _ string, raw syscall.RawConn) error {
 	return raw.Control(func(fd uintptr) {
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 1)
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, tinyBuffer)
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, tinyBuffer)
 	})
 }
 

@@ -52,22 +52,26 @@ var edges = []int{1, 2, 7, 8, 9, StatusSize + HeaderSize, gatherMax - 1, gatherM
 	serveBuffer - HeaderSize - rangeSize, serveBuffer, stagingSize - 1, stagingSize, stagingSize + 1,
 	maxDirect - 1, maxDirect, maxDirect + 1}
 
-// edgeSlices makes slices of sizes out of edges, in random order and number, no two
-// of them on top of each other; those of one kind of memory and the other mixed.
+// edgeSlices makes slices of sizes out of edges, in random order, no two of them on top
+// of each other, and their local memory of one kind or the other: both halves of local
+// are as long as remote, and the second is not for system calls.
 func edgeSlices(sizes []int, n int, local, remote arena, seed uint64) []Slice {
 	r := rand.New(rand.NewPCG(seed, 11))
 	out := []Slice{}
+	half := uint64(len(remote))
+	first := &within{host{}, local.addr(), local.addr() + half}
+	second := &within{behind{}, local.addr() + half, local.end()}
 	at := 0
 	for range n {
 		size := sizes[r.IntN(len(sizes))]
-		if at+size > len(local) {
+		if at+size > len(remote) {
 			continue
 		}
-		m := Mover(host{})
+		x := Slice{local.addr() + uint64(at), remote.addr() + uint64(at), uint64(size), first}
 		if r.IntN(3) == 0 {
-			m = behind{}
+			x.Local, x.Mover = x.Local+half, second
 		}
-		out = append(out, Slice{local.addr() + uint64(at), remote.addr() + uint64(at), uint64(size), m})
+		out = append(out, x)
 		at += size + r.IntN(3)*61
 	}
 	r.Shuffle(len(out), func(i, j int) { // the local places do not follow the order of the remote ones
@@ -112,7 +116,7 @@ func TestMoveMixedMessages(t *testing.T) {
 				if way.pieces > 0 {
 					addr = startProxy(t, addr, way.pieces)
 				}
-				near := newArena(t, len(m.arena))
+				near := newArena(t, 2*len(m.arena))
 				from, to := near, m.arena
 				if !write {
 					from, to = to, from

@@ -4,15 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 )
 
 // mosaic is memory registered in many pieces: a row of adjacent regions, every
-// third of them not for system calls. What lies where is in cells.
+// third of them not for system calls.
 type mosaic struct {
 	arena
 	table   *table
@@ -25,6 +27,57 @@ type behind struct{ host }
 
 func (behind) Direct() bool { return false }
 
+// within is a mover for some addresses only, so that whoever takes it for those of
+// another one is found out.
+type within struct {
+	Mover
+	start, end uint64
+}
+
+func (m *within) check(addr, n uint64) error {
+	if addr < m.start || addr+n > m.end {
+		return errors.Errorf("%d bytes at %#x are another mover's", n, addr)
+	}
+	return nil
+}
+
+func (m *within) checkAll(addr, length []uint64) error {
+	for i := range addr {
+		if err := m.check(addr[i], length[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *within) Store(addr uint64, p []byte) error {
+	if err := m.check(addr, uint64(len(p))); err != nil {
+		return err
+	}
+	return m.Mover.Store(addr, p)
+}
+
+func (m *within) Load(p []byte, addr uint64) error {
+	if err := m.check(addr, uint64(len(p))); err != nil {
+		return err
+	}
+	return m.Mover.Load(p, addr)
+}
+
+func (m *within) Scatter(addr, length []uint64, p []byte) error {
+	if err := m.checkAll(addr, length); err != nil {
+		return err
+	}
+	return m.Mover.Scatter(addr, length, p)
+}
+
+func (m *within) Gather(p []byte, addr, length []uint64) error {
+	if err := m.checkAll(addr, length); err != nil {
+		return err
+	}
+	return m.Mover.Gather(p, addr, length)
+}
+
 func newMosaic(t testing.TB, regions, size int) *mosaic {
 	m := &mosaic{arena: newArena(t, regions*size), table: &table{}}
 	for i := range regions {
@@ -33,7 +86,8 @@ func newMosaic(t testing.TB, regions, size int) *mosaic {
 			mover = behind{}
 		}
 		at := m.addr() + uint64(i*size)
-		m.regions = append(m.regions, m.table.add(newRegion(mover, at, at+uint64(size))))
+		end := at + uint64(size)
+		m.regions = append(m.regions, m.table.add(newRegion(&within{mover, at, end}, at, end)))
 	}
 	m.server = startServer(t, m.table)
 	return m
@@ -177,6 +231,34 @@ func TestDeregisterInMidManyRead(t *testing.T) {
 	got, _ := raw.WriteTo(discard{})
 	require.Less(t, got, int64(n*size))
 	drained(t, regions...)
+}
+
+// Several regions are in an answer that nobody takes, and the last of them goes: its
+// bytes are not sent any more, whatever becomes of the memory.
+func TestDeregisterBehindAnUntakenAnswer(t *testing.T) {
+	const n, size = 5, 30_000
+	a := newArena(t, n*size)
+	mem := &table{}
+	var regions []*region
+	for i := range n {
+		at := a.addr() + uint64(i*size)
+		regions = append(regions, mem.add(newRegion(host{}, at, at+size)))
+	}
+	s := startTinyServer(t, mem)
+	nd := net.Dialer{Control: tiny}
+	c, err := nd.Dial("tcp", s.listener.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	raw := rawClient{c.(*net.TCPConn), t}
+	raw.send(helloBytes(HelloMany), message(opReadMany|flagV2, spread(a.addr(), n, size, size)))
+	raw.expect(greetingBytes, okBytes)
+	regions[n-1].deregister()
+	a[(n-1)*size:].poison(0xA5)
+	got, err := io.ReadAll(raw)
+	require.True(t, err == nil || hangup(err), "%v", err)
+	require.LessOrEqual(t, len(got), (n-1)*size, "bytes of memory that was deregistered")
+	require.True(t, arena(got).all(0))
 }
 
 // The end of a long payload comes in few system calls, also where it is too short to
