@@ -134,7 +134,7 @@ func TestMessagesThatAreNone(t *testing.T) {
 		s.ranges()[0] = [2]uint64{arena.addr(), 100}
 		spoil(s)
 		s.state().Store(slotPosted)
-		strike(p.lanes[0].pack.bell)
+		p.lanes[0].pack.bell.strike()
 		eventually(t, name, func() bool { return p.Lost() && x.server.Connections() == 0 })
 		again := reach(t, x.server.cfg.Instance)
 		moved(t, again, true, scattered(arena.addr()+1<<19, arena.addr(), 100, 64))

@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/pkg/errors"
-	"golang.org/x/sys/unix"
 )
 
 // conn is one connection of an initiator, as the target has it.
@@ -164,30 +162,33 @@ func (c *conn) offerDirect(w *welcome) (secret [16]byte, err error) {
 	return secret, nil
 }
 
-// share makes the rings and sends the welcome. bells are the server's, then the
-// client's, ring by ring.
-func (c *conn) share(w *welcome) (rings *shm, bells []int, err error) {
+// share makes the rings and sends the welcome. bells are this side's ends.
+func (c *conn) share(w *welcome) (rings *shm, bells []*bell, err error) {
 	rings, err = createShm("mooncake-rings", w.rings*ringSize, sealFixed)
 	if err != nil {
 		return nil, nil, errors.WithMessage(ErrDevice, err.Error())
 	}
-	for range 2 * w.rings {
-		bell, err := newBell()
-		if err != nil {
-			closeAll(bells)
+	fds := []int{c.server.table.fd, rings.fd}
+	defer func() {
+		closeAll(fds[2:]) // the initiator's ends, which it has got by now
+		if rings.closeFD(); err != nil {
+			closeBells(bells)
 			rings.close()
-			return nil, nil, errors.Wrap(ErrDevice, "eventfd: "+err.Error())
 		}
-		bells = append(bells, bell)
+	}()
+	for range w.rings {
+		ends, err := newBells()
+		if err != nil {
+			return rings, bells, errors.Wrap(ErrDevice, "socketpair: "+err.Error())
+		}
+		fds = append(fds, ends[1])
+		mine, err := bellOf(ends[0])
+		if err != nil {
+			return rings, bells, errors.Wrap(ErrDevice, err.Error())
+		}
+		bells = append(bells, mine)
 	}
-	fds := append([]int{c.server.table.fd, rings.fd}, bells...)
-	if err := send(c.socket, w.encode(), fds...); err != nil {
-		closeAll(bells)
-		rings.close()
-		return nil, nil, err
-	}
-	rings.closeFD()
-	return rings, bells, nil
+	return rings, bells, send(c.socket, w.encode(), fds...)
 }
 
 // introduce makes the initiator known to fences and to those who deregister.
@@ -198,11 +199,11 @@ func (c *conn) introduce(h *hello, words, rings *shm) {
 	c.shared = [2]*shm{words, rings}
 }
 
-func (c *conn) serveRings(rings *shm, bells []int) {
+func (c *conn) serveRings(rings *shm, bells []*bell) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range len(bells) / 2 {
-		r := &ringServer{conn: c, ring: ring{rings, i * ringSize}, bell: os.NewFile(uintptr(bells[2*i]), "bell"), clientBell: bells[2*i+1]}
+	for i, bell := range bells {
+		r := &ringServer{conn: c, ring: ring{rings, i * ringSize}, bell: bell}
 		c.servers = append(c.servers, r)
 		c.running.Add(1)
 		go func() {
@@ -274,7 +275,7 @@ func (c *conn) release() {
 	defer c.mapped.Unlock()
 	c.released = true
 	for _, r := range servers {
-		unix.Close(r.clientBell)
+		r.bell.close()
 	}
 	for _, s := range c.shared {
 		s.close()

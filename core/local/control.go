@@ -58,7 +58,7 @@ func hangUp(conn *net.UnixConn) {
 }
 
 // maxFDs is how many descriptors a message carries at most.
-const maxFDs = 2 + 2*maxRings
+const maxFDs = 2 + maxRings
 
 func rightsOf(control []byte) (fds []int) {
 	messages, err := unix.ParseSocketControlMessage(control)

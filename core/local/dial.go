@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,8 +46,8 @@ type Remote struct {
 	table  *tableView
 	words  *shm
 	rings  *shm
-	count  int   // of rings
-	bells  []int // the server's and ours, ring by ring
+	count  int     // of rings
+	bells  []*bell // ring by ring
 
 	direct  atomic.Bool // copies by system calls are allowed
 	refused string      // why they are not
@@ -129,12 +130,21 @@ func (r *Remote) handshake() error {
 
 // adopt maps what the peer shares. The descriptors are used up.
 func (r *Remote) adopt(w *welcome, fds []int) error {
-	if len(fds) != 2+2*w.rings || w.rings == 0 || w.entries == 0 {
+	if len(fds) != 2+w.rings || w.rings == 0 || w.entries == 0 {
 		closeAll(fds)
 		return errors.WithMessagef(ErrProtocol, "welcome with %d descriptors for %d rings", len(fds), w.rings)
 	}
-	r.place, r.count, r.bells = w.place, w.rings, fds[2:]
-	defer closeAll(fds[:2])
+	r.place, r.count = w.place, w.rings
+	defer func() { closeAll(fds) }()
+	for len(fds) > 2 {
+		b, err := bellOf(fds[len(fds)-1])
+		fds = fds[:len(fds)-1]
+		if err != nil {
+			return errors.WithMessage(ErrProtocol, err.Error())
+		}
+		r.bells = append(r.bells, b)
+	}
+	slices.Reverse(r.bells)
 	s, err := mapShm(fds[0], tableSize(w.entries), sealMine, false)
 	if err != nil {
 		return err
@@ -142,11 +152,6 @@ func (r *Remote) adopt(w *welcome, fds []int) error {
 	r.table = &tableView{s, w.entries}
 	if r.rings, err = mapShm(fds[1], w.rings*ringSize, sealFixed, true); err != nil {
 		return err
-	}
-	for _, fd := range r.bells {
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return errors.WithMessage(ErrProtocol, "bell: "+err.Error())
-		}
 	}
 	return nil
 }
@@ -234,7 +239,7 @@ func (r *Remote) close() {
 	}
 	r.rings.close()
 	r.words.close()
-	closeAll(r.bells)
+	closeBells(r.bells)
 	r.bells = nil
 	if r.other != nil {
 		r.other.close()

@@ -12,7 +12,7 @@ import (
 type packer struct {
 	lane *lane
 	ring ring
-	bell int // wakes the peer's goroutine
+	bell *bell // wakes the peer's goroutine
 
 	posted, reaped uint64 // messages
 
@@ -37,7 +37,7 @@ type message struct {
 	parts   []Slice // of a read: where the payload goes
 }
 
-func newPacker(l *lane, r ring, bell int) *packer { return &packer{lane: l, ring: r, bell: bell} }
+func newPacker(l *lane, r ring, bell *bell) *packer { return &packer{lane: l, ring: r, bell: bell} }
 
 // begin packs the slices of a quantum, as far as there is room; proceed does the rest.
 func (k *packer) begin(po *Posting, slices []Slice) {
@@ -146,7 +146,7 @@ func (k *packer) post(s slot, m *message, count int) {
 	k.posted++
 	k.books.Unlock()
 	if k.ring.sleeps().Swap(0) != 0 {
-		strike(k.bell)
+		k.bell.strike()
 	}
 }
 

@@ -3,7 +3,6 @@ package local
 import (
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,8 +38,7 @@ type Peer struct {
 	lanes []*lane        // those with goroutines first, then the spare ones
 	crew  int            // how many have goroutines
 	wg    sync.WaitGroup // goroutines of lanes and watchers
-	bells []*os.File
-	stop  atomic.Bool // goroutines of lanes end
+	stop  atomic.Bool    // goroutines of lanes end
 	lost  atomic.Bool
 
 	mu      sync.Mutex // guards what follows, and fields of every Posting
@@ -63,9 +61,8 @@ func NewRemotePeer(cfg PeerConfig, r *Remote) *Peer {
 	}
 	p.addLanes(max(lanes, r.count), func(i int) word { return wordOf(r.words, i) })
 	for i := range r.count {
-		p.lanes[i].pack = newPacker(p.lanes[i], r.ring(i), r.bells[2*i])
-		p.listen(p.lanes[i], r.bells[2*i+1])
-		r.bells[2*i+1] = -1 // the file's now
+		p.lanes[i].pack = newPacker(p.lanes[i], r.ring(i), r.bells[i])
+		p.listen(p.lanes[i], r.bells[i])
 	}
 	p.start()
 	p.watch()
@@ -108,18 +105,12 @@ func (p *Peer) addLanes(crew int, wordOf func(int) word) {
 }
 
 // listen makes a lane go on when the peer rings its bell.
-func (p *Peer) listen(l *lane, fd int) {
-	bell := os.NewFile(uintptr(fd), "bell")
-	p.bells = append(p.bells, bell)
+func (p *Peer) listen(l *lane, bell *bell) {
 	p.wg.Add(1)
 	go func() {
 		defer p.wg.Done()
 		defer recovered(p.cfg.Log, "a local lane's bell", p.panicked)
-		var count [8]byte
-		for {
-			if _, err := bell.Read(count[:]); err != nil {
-				return // closed
-			}
+		for bell.wait() == nil {
 			l.wakeUp()
 		}
 	}()
@@ -412,10 +403,10 @@ func (p *Peer) Close() {
 	<-p.empty
 	p.stop.Store(true)
 	p.wakeAll()
-	for _, bell := range p.bells {
-		bell.Close()
-	}
 	if r := p.remote; r != nil {
+		for _, bell := range r.bells {
+			bell.silence()
+		}
 		r.socket.SetReadDeadline(time.Unix(1, 0))
 		r.other.stopWaiting()
 	}

@@ -3,8 +3,6 @@ package local
 import (
 	"sync/atomic"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // A ring carries messages of many short ranges from an initiator's lane to a
@@ -90,13 +88,3 @@ func (s slot) ranges() *[maxRanges][2]uint64 {
 }
 
 func (s slot) payload() []byte { return s.mem[s.at+slotData : s.at+slotSize] }
-
-// newBell makes what a side that sleeps is woken by. os.File waits for it through
-// the runtime's poller, which takes no thread.
-func newBell() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) }
-
-// strike rings a bell. It cannot fail but by overflow, when it is ringing anyway.
-func strike(fd int) {
-	one := [8]byte{1}
-	unix.Write(fd, one[:])
-}

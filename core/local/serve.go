@@ -1,7 +1,7 @@
 package local
 
 import (
-	"os"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -11,11 +11,10 @@ import (
 // ringServer is the target's goroutine for one ring: it moves the bytes of messages
 // between their slots and registered memory.
 type ringServer struct {
-	conn       *conn
-	ring       ring
-	bell       *os.File // rings when there is something to do
-	clientBell int
-	stop       atomic.Bool
+	conn *conn
+	ring ring
+	bell *bell // rings when there is something to do; to strike for the initiator
+	stop atomic.Bool
 
 	// working is held while a message is being worked on: who has changed what is
 	// allowed, and then had the lock, knows that the old rules are not in use.
@@ -62,7 +61,7 @@ func (r *ringServer) run() error {
 func (r *ringServer) pass() {
 	r.head++
 	if want := r.ring.wants().Load(); want != 0 && r.head >= want && r.ring.wants().CompareAndSwap(want, 0) {
-		strike(r.clientBell)
+		r.bell.strike()
 	}
 }
 
@@ -80,17 +79,21 @@ func (r *ringServer) sleep(s slot) error {
 	if !waiting() {
 		return nil
 	}
-	var count [8]byte
-	if _, err := r.bell.Read(count[:]); err != nil && !r.stop.Load() {
-		return errors.Wrap(err, "wait for messages")
+	err := r.bell.wait()
+	switch {
+	case r.stop.Load():
+		return nil
+	case err == io.EOF: // so does the connection, if that is not closed already
+		r.stop.Store(true)
+		return nil
 	}
-	return nil
+	return errors.Wrap(err, "wait for messages")
 }
 
 // halt makes run return soon.
 func (r *ringServer) halt() {
 	r.stop.Store(true)
-	r.bell.Close()
+	r.bell.silence()
 }
 
 // serve works on one message. An error means that the peer broke the protocol.

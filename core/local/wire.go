@@ -29,7 +29,7 @@ type hello struct {
 }
 
 // welcome is the answer, together with the descriptors of the table, of the rings
-// and of two bells a ring.
+// and of a bell for each ring.
 type welcome struct {
 	instance Instance
 	refusal  string // why there is no connection; then nothing else counts
