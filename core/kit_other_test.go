@@ -20,6 +20,10 @@ func TestMain(m *testing.M) {
 		beOther(size)
 		return
 	}
+	if os.Getenv(soakMember) != "" {
+		beSoakTarget()
+		return
+	}
 	os.Exit(m.Run())
 }
 
