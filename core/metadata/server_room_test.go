@@ -35,7 +35,7 @@ func TestServerMakesRoom(t *testing.T) {
 			for range 20 {
 				must(t, (&Client{}).Probe(testContext(t), name))
 			}
-			if took := time.Since(began) / 20; took > 200*time.Millisecond {
+			if took := time.Since(began) / 20; took > time.Second {
 				t.Errorf("a probe takes %v during the flood", took)
 			}
 			if n := connections(server); n > 8 {
