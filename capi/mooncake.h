@@ -203,7 +203,8 @@ int mc_engine_open(const char *name, const mc_engine_options_t *options, mc_engi
 /* mc_engine_close ends an engine: it fails the batches in flight, stops serving
  * peers, waits until nothing of this process touches registered memory, and
  * invalidates the engine's memories, segments and batches.
- * Blocks, usually for milliseconds, at most for a few seconds.
+ * Blocks, usually for milliseconds, at most for a few seconds; longer only for a
+ * peer process that is stopped in the middle of a copy, as mc_deregister does.
  * Returns MC_OK, MC_EHANDLE. */
 int mc_engine_close(mc_engine_t engine);
 
@@ -243,10 +244,13 @@ int mc_register(mc_engine_t engine, uint64_t address, uint64_t length, const cha
 int mc_register_batch(mc_engine_t engine, const uint64_t *addresses, const uint64_t *lengths,
                       uint64_t count, const char *location, mc_memory_t *out);
 
-/* mc_deregister ends a registration. When it returns, nothing of this process
- * reads or writes the memory: it waits for batches of this engine that use it
+/* mc_deregister ends a registration. When it returns, nobody reads or writes the
+ * memory for this library: it waits for batches of this engine that use it
  * (until their end or deadline), and for the piece that a peer is moving right
- * now; the rest of that peer's request is refused.
+ * now; the rest of that peer's request is refused. A peer process on this host
+ * that is stopped (SIGSTOP) in the middle of a copy is waited for until it goes
+ * on or ends; the log names it. Memory registered anew at the same address is
+ * not open to batches of peers on this host that began before.
  * Blocks. Returns MC_OK, MC_EHANDLE. */
 int mc_deregister(mc_memory_t memory);
 

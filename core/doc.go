@@ -24,7 +24,8 @@
 // A batch ends exactly once: done, or failed and quiet at both ends, or failed
 // and quiet here only. Between Submit and that end the batch pins the local
 // memory it uses, so deregistering waits for it; the server side pins memory
-// around single system calls, so deregistering does not wait for a slow peer.
+// around single system calls, so deregistering does not wait for a slow peer. A
+// peer on this host that copies by itself is waited for, system call by system call.
 //
 // # Who may call what
 //

@@ -285,9 +285,14 @@ func (p *Peer) next(rings bool) *Posting {
 func (p *Peer) packs(po *Posting, count int, bytes uint64, most bool) bool {
 	ahead := po.src.Ahead() / (bytes / uint64(count)) // slices, if all are like these
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	yes := po.packs || !p.remote.direct.Load() || uint64(count)+ahead >= packedFrom
+	before := po.packs
+	yes := before || !p.remote.direct.Load() || uint64(count)+ahead >= packedFrom
 	po.packs = yes && most
+	stops := before && !po.packs
+	p.mu.Unlock()
+	if stops {
+		p.wakeAll() // lanes without a ring have left it to others
+	}
 	return yes
 }
 
