@@ -115,7 +115,6 @@ type soakTarget struct {
 	out     *bufio.Reader
 	name    string
 	addr    uint64
-	port    uint16
 }
 
 func newSoakTarget(t *testing.T, size int) *soakTarget {
@@ -135,6 +134,8 @@ func newSoakTarget(t *testing.T, size int) *soakTarget {
 }
 
 func (s *soakTarget) start() {
+	s.talking.Lock()
+	defer s.talking.Unlock()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", soakMember, via, len(s.arena)))
 	c.Stderr, c.ExtraFiles = os.Stderr, []*os.File{s.file}

@@ -79,11 +79,11 @@ func awaitOutside(ctx context.Context, words []word, who owner, log *slog.Logger
 			continue
 		}
 		began, pause, warned, look := time.Now(), pauseInside, false, leftAfter
-		for i := 0; w.inside.Load() == seen && !who.dead(); i++ {
+		for w.inside.Load() == seen && !who.dead() {
 			if ctx.Err() != nil {
 				return errors.Wrap(ctx.Err(), "a peer is inside a copy and does not go on")
 			}
-			if i < 100 {
+			if time.Since(began) < pauseInside {
 				runtime.Gosched()
 				continue
 			}
