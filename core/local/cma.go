@@ -69,7 +69,7 @@ func (r *Remote) copyDirect(l *lane, po *Posting, slices []Slice) (bytes uint64,
 		bytes += uint64(moved)
 		at = l.advance(at, total, moved)
 		if err == unix.EFAULT {
-			return bytes, r.fault(&slices[at])
+			return bytes, faultOf(r.other.pid, po.write, slices[at:at+1])
 		}
 		if err != nil {
 			return bytes, r.failed(err)
@@ -121,22 +121,36 @@ func (l *lane) advance(at, total, moved int) int {
 	return at
 }
 
-// fault finds out whose memory cannot be accessed: that of this process or the peer's.
-func (r *Remote) fault(s *Slice) error {
-	var b [1]byte
-	page := uint64(unix.Getpagesize())
-	for a := s.Remote; a < s.Remote+s.Len; a = a&^(page-1) + page {
-		if _, err := readPeer(r.other.pid, b[:], a); err == unix.EFAULT {
+// faultOf finds out whose memory cannot be accessed: that of this process or of
+// process pid, the peer's.
+func faultOf(pid int, write bool, slices []Slice) error {
+	for i := range slices {
+		s := &slices[i]
+		if hole(pid, s.Remote, s.Len) {
 			return rejected(s, "the peer has nothing mapped there")
 		}
-	}
-	for a := s.Local; a < s.Local+s.Len; a = a&^(page-1) + page {
-		if _, err := readPeer(unix.Getpid(), b[:], a); err == unix.EFAULT {
+		if hole(unix.Getpid(), s.Local, s.Len) {
 			return errors.WithMessagef(ErrMemory, "%d bytes at %#x", s.Len, s.Local)
 		}
 	}
 	// Readable on both sides, so one is read-only: a destination.
-	return errors.WithMessagef(ErrRejected, "%d bytes between %#x here and %#x there: the destination is mapped read-only", s.Len, s.Local, s.Remote)
+	s := &slices[0]
+	if write {
+		return rejected(s, "the peer has it mapped read-only")
+	}
+	return errors.WithMessagef(ErrMemory, "%d bytes at %#x are mapped read-only", s.Len, s.Local)
+}
+
+// hole tells whether a page of a range cannot be read.
+func hole(pid int, addr, n uint64) bool {
+	var b [1]byte
+	page := uint64(unix.Getpagesize())
+	for a := addr; a < addr+n; a = a&^(page-1) + page {
+		if _, err := readPeer(pid, b[:], a); err == unix.EFAULT {
+			return true
+		}
+	}
+	return false
 }
 
 // failed words an error of the system call.

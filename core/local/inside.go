@@ -99,7 +99,10 @@ func (g *Guest) flush(l *lane, write bool, region Region, n int) (bytes uint64, 
 		dst, src = src, dst
 	}
 	if err := g.copy(dst, src, lists[2][:n]); err != nil {
-		return 0, errors.WithMessage(ErrMemory, err.Error())
+		for i := range n {
+			l.slices[i] = Slice{Local: l.local[i].base, Remote: l.remote[i].base, Len: l.local[i].length}
+		}
+		return 0, errors.WithMessage(faultOf(os.Getpid(), write, l.slices[:n]), err.Error())
 	}
 	l.word.count(write, bytes)
 	return bytes, nil

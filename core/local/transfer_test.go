@@ -163,9 +163,6 @@ func TestMemoryThatIsNotThere(t *testing.T) {
 			"here":  {Slice{hole.addr() + 100, p.far.addr(), 50_000, host{}}, ErrMemory},
 			"there": {Slice{p.near.addr(), hole.addr() + 100, 50_000, host{}}, ErrRejected},
 		} {
-			if w.name == "inside" {
-				bad.is = ErrMemory // one process: which side it was does not matter
-			}
 			for _, slices := range [][]Slice{{bad.slice}, append(append([]Slice{}, good...), bad.slice), append([]Slice{bad.slice}, good...)} {
 				src, _ := post(p.peer, write, slices)
 				end := src.end(t)
