@@ -242,7 +242,7 @@ func manyBuffers(t testing.TB) []byte {
 
 func TestDecodeManyBuffersQuickly(t *testing.T) {
 	text := manyBuffers(t)
-	limit := 50 * time.Millisecond
+	limit := 150 * time.Millisecond
 	if raceEnabled {
 		limit *= 10
 	}
