@@ -103,13 +103,15 @@ func (s *soakServer) does(line string) string {
 	return "ok"
 }
 
-// soakTarget is the test's side of a target in another process.
+// soakTarget is the test's side of a target: another process, or, for transfers within
+// one, an engine of this process.
 type soakTarget struct {
 	t     *testing.T
 	arena arena // the target's memory, as this process sees it
 	file  *os.File
 
 	talking sync.Mutex // one question at a time; guards what follows
+	inside  *soakServer
 	command *exec.Cmd
 	in      io.WriteCloser
 	out     *bufio.Reader
@@ -136,6 +138,14 @@ func newSoakTarget(t *testing.T, size int) *soakTarget {
 func (s *soakTarget) start() {
 	s.talking.Lock()
 	defer s.talking.Unlock()
+	if via == "self" {
+		mem, err := mapFile(int(s.file.Fd()), len(s.arena))
+		require.NoError(s.t, err)
+		s.t.Cleanup(func() { unix.Munmap(mem) })
+		s.inside = &soakServer{via: via, arena: mem}
+		s.opened(s.inside.open())
+		return
+	}
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", soakMember, via, len(s.arena)))
 	c.Stderr, c.ExtraFiles = os.Stderr, []*os.File{s.file}
@@ -165,9 +175,14 @@ func (s *soakTarget) ask(format string, args ...any) string {
 	s.talking.Lock()
 	defer s.talking.Unlock()
 	began := time.Now()
-	_, err := fmt.Fprintf(s.in, format+"\n", args...)
-	require.NoError(s.t, err)
-	answer := s.line()
+	answer := ""
+	if s.inside != nil {
+		answer = s.inside.does(fmt.Sprintf(format, args...))
+	} else {
+		_, err := fmt.Fprintf(s.in, format+"\n", args...)
+		require.NoError(s.t, err)
+		answer = s.line()
+	}
 	if took := time.Since(began); took > 2*time.Second {
 		s.t.Errorf("%s took the target %v", fmt.Sprintf(format, args...), took)
 	}
@@ -184,11 +199,19 @@ func (s *soakTarget) restart() {
 func (s *soakTarget) kill() {
 	s.talking.Lock()
 	defer s.talking.Unlock()
+	if s.inside != nil {
+		s.inside.engine.Close()
+		return
+	}
 	s.command.Process.Kill()
 	s.command.Wait()
 }
 
-func (s *soakTarget) signal(what os.Signal) { s.command.Process.Signal(what) }
+func (s *soakTarget) signal(what os.Signal) {
+	if s.inside == nil {
+		s.command.Process.Signal(what)
+	}
+}
 
 // at is where the target's process has its memory, and by which name it is reached.
 func (s *soakTarget) at() (name string, addr uint64) {
