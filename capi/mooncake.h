@@ -296,7 +296,8 @@ int mc_segment_close(mc_segment_t segment);
  * its first bytes leave as early as those of a short one.
  * Neighbours that are contiguous on both sides are moved as one run. Blocks of
  * length 0 are done at once; so is an empty batch. Blocks have no order; where
- * destinations overlap the result is one of the blocks, byte by byte.
+ * destinations overlap the result is one of the blocks, byte by byte; where, within
+ * one process, a source overlaps a destination it is anything.
  * deadline_ms ends the batch when it is not done by then: > 0 from now; 0 for
  * the default (MC_TRANSFER_TIMEOUT seconds, 30, plus 1 ns a byte); < 0 for none.
  * A connection that breaks is opened again and its blocks are sent once more,

@@ -45,3 +45,14 @@ func TestTargetClosedThoughAChildHasTheSocket(t *testing.T) {
 		require.True(t, end.Quiet)
 	})
 }
+
+// Nor does it look as if the target were still there.
+func TestNobodyThereThoughAChildListens(t *testing.T) {
+	x := startTarget(t)
+	f, err := x.server.listener.File()
+	require.NoError(t, err)
+	defer f.Close()
+	x.server.Close()
+	_, err = dial(t, x.server.cfg.Instance)
+	require.ErrorIs(t, err, ErrElsewhere)
+}

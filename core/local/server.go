@@ -195,7 +195,7 @@ func (s *Server) snapshot(match func(client) bool) (out []client) {
 // Close withdraws all ranges and returns when no peer touches memory any more.
 // Like Settle it waits for a peer that stopped in the middle of a copy.
 func (s *Server) Close() {
-	s.listener.Close()
+	s.shutListener()
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
@@ -220,6 +220,15 @@ func (s *Server) Close() {
 	s.gone = true
 	s.table.close()
 	unix.Munmap(s.nonces)
+}
+
+// shutListener ends listening, also for a child that was forked and has the socket:
+// connections to it would wait for nobody.
+func (s *Server) shutListener() {
+	if raw, err := s.listener.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	}
+	s.listener.Close()
 }
 
 // enter makes c one of the clients; false: there is no room, or the server is
