@@ -195,11 +195,11 @@ func (s *Server) snapshot(match func(client) bool) (out []client) {
 // Close withdraws all ranges and returns when no peer touches memory any more.
 // Like Settle it waits for a peer that stopped in the middle of a copy.
 func (s *Server) Close() {
-	s.shutListener()
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.closing.Store(true)
+	s.shutListener()
 	s.withdraw()
 	all := s.snapshot(func(client) bool { return true })
 	for _, c := range all {
@@ -273,7 +273,7 @@ func (s *Server) accept() {
 	for delay := time.Millisecond; ; {
 		uc, err := s.listener.AcceptUnix()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || s.closing.Load() {
 				return
 			}
 			// Out of descriptors or memory: others may give some back.
