@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if target := os.Getenv(beLeaver); target != "" {
 		leaveInsideACopy(target)
 	}
+	if what := os.Getenv(beHammer); what != "" {
+		hammer(what)
+	}
 	os.Exit(m.Run())
 }
 
