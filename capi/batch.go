@@ -22,6 +22,7 @@ type request struct {
 	local, remote, length *C.uint64_t
 	count                 C.uint64_t
 	deadlineMS            C.int64_t
+	waits                 bool // for the end, at once
 }
 
 // submit starts a batch and gives out its handle.
@@ -31,7 +32,7 @@ func (r request) submit(out *C.mc_batch_t) (*core.Batch, error) {
 		if err != nil {
 			return nil, err
 		}
-		return s.Submit(core.Op(r.op), blocks, core.Options{Deadline: milliseconds(r.deadlineMS)})
+		return s.Submit(core.Op(r.op), blocks, core.Options{Deadline: milliseconds(r.deadlineMS), Waits: r.waits})
 	})
 }
 
@@ -73,7 +74,7 @@ func blocksOf(local, remote, length *C.uint64_t, count C.uint64_t) (blocks core.
 //export mc_submit
 func mc_submit(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.uint64_t, count C.uint64_t, deadlineMS C.int64_t, out *C.mc_batch_t) C.int {
 	return guard(func() error {
-		_, err := request{segment, op, local, remote, length, count, deadlineMS}.submit(out)
+		_, err := request{segment, op, local, remote, length, count, deadlineMS, false}.submit(out)
 		return err
 	})
 }
@@ -90,7 +91,7 @@ func mooncakeTransferBegin(segment C.mc_segment_t, op C.uint32_t, local, remote,
 			}
 			*status = C.mc_batch_status_t{}
 		}
-		b, err := request{segment, op, local, remote, length, count, deadlineMS}.submit(out)
+		b, err := request{segment, op, local, remote, length, count, deadlineMS, true}.submit(out)
 		if err != nil {
 			return err
 		}

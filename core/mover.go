@@ -52,12 +52,24 @@ func (hostMover) Load(p []byte, addr uint64) (err error) {
 }
 
 // Scatter and Gather take faults once for all ranges: for short ones that costs as
-// much as the copy. The caller keeps p short, so that no copy is long.
+// much as the copy. The caller keeps p short, so that no copy is long. What is
+// copied next is asked for before it is needed, since ranges are where no cache
+// and no processor expects them.
 func (hostMover) Scatter(addr, length []uint64, p []byte) (err error) {
 	var i int
 	defer faultAmong(debug.SetPanicOnFault(true), addr, &i, &err)
+	from := streamFrom(uint64(len(p)))
 	for i = range addr {
-		p = p[copy(hostBytes(addr[i], int(length[i])), p):]
+		if next := i + prefetchRanges; next < len(addr) && length[next] < from {
+			prefetchWrite(uintptr(addr[next]), uintptr(min(length[next], prefetchBytes)))
+		}
+		n := length[i]
+		if n >= from {
+			streamCopy(addr[i], bytesAt(p[:n]), n)
+		} else {
+			copy(hostBytes(addr[i], int(n)), p)
+		}
+		p = p[n:]
 	}
 	return nil
 }
@@ -66,6 +78,9 @@ func (hostMover) Gather(p []byte, addr, length []uint64) (err error) {
 	var i int
 	defer faultAmong(debug.SetPanicOnFault(true), addr, &i, &err)
 	for i = range addr {
+		if next := i + prefetchRanges; next < len(addr) {
+			prefetchRead(uintptr(addr[next]), uintptr(min(length[next], prefetchBytes)))
+		}
 		p = p[copy(p, hostBytes(addr[i], int(length[i]))):]
 	}
 	return nil
@@ -75,8 +90,19 @@ func (hostMover) Gather(p []byte, addr, length []uint64) (err error) {
 func (hostMover) Copy(dst, src, length []uint64) (err error) {
 	var i int
 	defer faultAmong(debug.SetPanicOnFault(true), dst, &i, &err)
+	var bytes uint64
+	for _, n := range length {
+		bytes += n
+	}
+	from := streamFrom(bytes)
 	for i = range dst {
-		copyRange(dst[i], src[i], length[i])
+		if next := i + prefetchRanges; next < len(dst) {
+			prefetchRead(uintptr(src[next]), uintptr(min(length[next], prefetchBytes)))
+			if length[next] < from {
+				prefetchWrite(uintptr(dst[next]), uintptr(min(length[next], prefetchBytes)))
+			}
+		}
+		copyRange(dst[i], src[i], length[i], length[i] >= from)
 	}
 	return nil
 }
@@ -106,6 +132,9 @@ func faultError(p any, addr uint64) error {
 	}
 	return errors.WithMessagef(errFault, "%#x, while copying from or to %#x", fault.Addr(), addr)
 }
+
+// bytesAt is where p lies, which its caller keeps alive.
+func bytesAt(p []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))) }
 
 // hostBytes views a caller's memory as bytes, for the time of one copy. The
 // address is a number everywhere else, so that the collector never sees it.

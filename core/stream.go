@@ -1,9 +1,22 @@
 package core
 
-// Ranges of streamFrom bytes and more are stored past the caches: the batch they are
-// part of hardly fits in there, and the line that a store goes to need not be read
-// before. See docs/decisions.md.
-const streamFrom = 64 << 10
+import "math"
+
+// Ranges of streamRange bytes and more are stored past the caches where streamMessage
+// bytes or more are copied at once: the batch they are part of hardly fits in there, and
+// the line that a store goes to need not be read before. See docs/decisions.md.
+const (
+	streamRange   = 4 << 10
+	streamMessage = 32 << 10
+)
+
+// streamFrom is the length from which ranges of a copy of so many bytes are streamed.
+func streamFrom(bytes uint64) uint64 {
+	if canStream && bytes >= streamMessage {
+		return streamRange
+	}
+	return math.MaxUint64
+}
 
 const (
 	streamAlign = 32
@@ -12,8 +25,7 @@ const (
 
 // copyRange copies n bytes of this process's memory, in chunks. It faults where the
 // memory is not accessible.
-func copyRange(dst, src, n uint64) {
-	stream := n >= streamFrom && canStream
+func copyRange(dst, src, n uint64, stream bool) {
 	for n > 0 {
 		k := min(n, copyChunk)
 		if stream {

@@ -32,7 +32,9 @@ func (p *localPath) post(op Op, w *work) posting {
 	} else {
 		c.batchesLocal.Add(1)
 	}
-	return localPosting{p.peer.Load().Post(op == Write, &localSource{work: w, path: p})}
+	po := p.peer.Load().Post(op == Write, &localSource{work: w, path: p})
+	po.Driven = w.batch.opts.Waits
+	return localPosting{po}
 }
 
 func (p *localPath) broken() bool {
@@ -126,9 +128,13 @@ func (s *localSource) Next(dst []local.Slice, budget uint64) (n int) {
 }
 
 // Ahead: blocks are counted before they are planned.
-func (s *localSource) Ahead() uint64 {
+func (s *localSource) Ahead() (slices, bytes uint64) {
 	all, given := s.work.batch.bytes.Load(), s.given.Load()
-	return all - min(all, given)
+	bytes = all - min(all, given)
+	if runs, left := s.work.waiting(); left > 0 {
+		slices = max(runs*bytes/left, bytes/maxSlice, 1)
+	}
+	return slices, bytes
 }
 
 func (s *localSource) Left() uint64 { return s.work.left.Load() }

@@ -118,6 +118,13 @@ func (w *work) next(dst []slice, budget uint64) int {
 	return n
 }
 
+// waiting tells how many runs are published and not given out, and their bytes.
+func (w *work) waiting() (runs, bytes uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return uint64(w.runs - w.at), w.left.Load()
+}
+
 // passed goes on to the next run, and gives a slab back that lanes are done with:
 // a long batch then needs memory for what waits only. w.mu is held.
 func (w *work) passed() {

@@ -94,6 +94,6 @@ func TestSubmittingWhileClosing(t *testing.T) {
 		eventually(t, "the rings to be full", func() bool { return ringsFull(p.peer) })
 		p.peer.Close()
 		require.ErrorIs(t, src.end(t).Err, ErrClosed)
-		p.peer.share(po, true) // as from a kick that was preempted before
+		p.peer.share(po) // as from a kick that was preempted before
 	})
 }

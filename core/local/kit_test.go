@@ -90,7 +90,11 @@ func (s *source) Left() uint64 {
 	return s.left
 }
 
-func (s *source) Ahead() uint64 { return s.Left() }
+func (s *source) Ahead() (slices, bytes uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint64(s.shown - s.given), s.left
+}
 
 func (s *source) Done(bytes uint64, packed bool) {
 	s.mu.Lock()

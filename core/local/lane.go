@@ -2,23 +2,13 @@ package local
 
 import (
 	"sync"
+	"time"
 
 	"github.com/pkg/errors"
 )
 
-// When slices are packed: figures of docs/decisions.md.
-const (
-	// packedBelow is the length from which a range is cheaper to copy by a system
-	// call than to pack here and unpack there.
-	packedBelow = 4 << 10
-	// packedFrom is how many such ranges justify waking the peer up, and packedMore
-	// how many justify going on with a peer that is awake.
-	packedFrom = 384
-	packedMore = 16
-	// directRanges bounds a quantum that is likely to be copied by a system call, so
-	// that the lanes share it.
-	directRanges = 256
-)
+// directRanges bounds a quantum that is copied by a system call, so that the lanes share it.
+const directRanges = 256
 
 // lane moves one quantum at a time. Its turn is held by whoever uses it: its own
 // goroutine, or a thread that submits.
@@ -32,7 +22,6 @@ type lane struct {
 	turn   sync.Mutex // guards what follows
 	most   int        // ranges in a quantum
 	slices []Slice
-	large  []Slice
 	local  []iovec
 	remote []iovec
 	lists  [3][]uint64 // within one process: destinations, sources, lengths
@@ -40,7 +29,7 @@ type lane struct {
 
 func newLane(p *Peer, index, most int, w word) *lane {
 	l := &lane{peer: p, index: index, word: w, wake: make(chan struct{}, 1), most: most,
-		slices: make([]Slice, most), large: make([]Slice, most), local: make([]iovec, most), remote: make([]iovec, most)}
+		slices: make([]Slice, most), local: make([]iovec, most), remote: make([]iovec, most)}
 	for i := range l.lists {
 		l.lists[i] = make([]uint64, most)
 	}
@@ -71,7 +60,7 @@ func (l *lane) round() bool {
 	l.turn.Lock()
 	defer l.turn.Unlock()
 	if l.pack != nil && !l.pack.proceed() {
-		return l.pack.arm(hot)
+		return l.awaitRoom()
 	}
 	po := l.peer.next(l.pack != nil)
 	if po == nil {
@@ -81,9 +70,8 @@ func (l *lane) round() bool {
 	return true
 }
 
-// help is a submitting thread's share: a quantum of its own posting, the last one if
-// last. turn is held.
-func (l *lane) help(po *Posting, last bool) {
+// help is a submitting thread's share: a quantum of its own posting. turn is held.
+func (l *lane) help(po *Posting) {
 	if l.peer.stop.Load() {
 		return // the rings may be gone
 	}
@@ -94,12 +82,54 @@ func (l *lane) help(po *Posting, last bool) {
 		return
 	}
 	l.quantum(po)
-	if l.pack == nil {
-		return
+	if l.pack != nil {
+		l.leave()
 	}
-	if last && po.src.Left() == 0 {
-		l.pack.linger()
+}
+
+// driving bounds how long a thread stays with a lane: signals wait for it.
+const driving = 100 * time.Millisecond
+
+// drive is the share of a thread that will wait for po anyway: it does the work of the
+// lane's goroutine, other postings' quanta included, for as long as po has slices. What
+// it packed of po is left in the ring for the peer to work on while the thread comes back
+// with more; see attend. turn is held.
+func (l *lane) drive(po *Posting) {
+	p := l.peer
+	for began := time.Now(); po.src.Left() > 0 && !po.stopped.Load() && time.Since(began) < driving; {
+		if p.stop.Load() {
+			return // the rings may be gone
+		}
+		if l.pack != nil && !l.pack.proceed() {
+			if !l.awaitRoom() {
+				return
+			}
+			continue
+		}
+		next := p.next(l.pack != nil)
+		if next == nil {
+			break
+		}
+		l.quantum(next)
 	}
+	if l.pack != nil && !p.stop.Load() && (po.stopped.Load() || !l.pack.only(po)) {
+		l.leave()
+	}
+}
+
+// awaitRoom waits for room in the ring; false: the peer does not come to it soon, and the
+// lane's goroutine will be woken when it has.
+func (l *lane) awaitRoom() bool {
+	if l.pack.moves() {
+		l.peer.choice.flowed()
+		return true
+	}
+	l.peer.stalled(l.pack.po)
+	return l.pack.arm(0)
+}
+
+// leave sees to it that the lane's goroutine goes on with what is in the ring.
+func (l *lane) leave() {
 	if l.pack.arm(0) {
 		l.wakeUp()
 	}
@@ -108,8 +138,8 @@ func (l *lane) help(po *Posting, last bool) {
 // quantum takes slices of po and moves them. turn is held.
 func (l *lane) quantum(po *Posting) {
 	p := l.peer
-	most := min(l.most, directRanges)
-	if p.packing(po) {
+	most, packs := min(l.most, directRanges), l.pack != nil && p.packing(po)
+	if packs {
 		most = l.most
 	}
 	n := po.src.Next(l.slices[:most], vectorBytes)
@@ -123,17 +153,11 @@ func (l *lane) quantum(po *Posting) {
 		l.report(po, bytes, err)
 		return
 	}
-	small, large := l.divide(po, slices)
-	if len(small) > 0 {
-		if len(large) > 0 {
-			p.more(po) // the packer takes over what the quantum counts for
-		}
-		l.pack.begin(po, small)
-		if len(large) == 0 {
-			return
-		}
+	if packs {
+		l.slices = l.pack.begin(po, slices)
+		return
 	}
-	bytes, err := p.remote.copyDirect(l, po, large)
+	bytes, err := p.remote.copyDirect(l, po, slices)
 	if errors.Is(err, errRights) {
 		p.demote(err)
 		err = errors.WithMessage(ErrPeer, err.Error())
@@ -159,43 +183,6 @@ func (p *Peer) demote(err error) {
 		p.cfg.Log.Warn("copies by system calls are no longer allowed", "peer", p.cfg.Name, "err", err)
 	}
 }
-
-// divide tells the slices that go through the ring from those that are copied by a
-// system call. The slices stay in order among themselves.
-func (l *lane) divide(po *Posting, slices []Slice) (small, large []Slice) {
-	r := l.peer.remote
-	if !r.direct.Load() && l.pack != nil {
-		return slices, nil
-	}
-	if r.cfg.Mode == DirectOnly {
-		return nil, slices
-	}
-	count, bytes := 0, uint64(0)
-	for i := range slices {
-		if slices[i].packed() {
-			count++
-			bytes += slices[i].Len
-		}
-	}
-	if count < packedMore || !l.peer.packs(po, count, bytes, 2*count > len(slices)) || l.pack == nil {
-		return nil, slices
-	}
-	if count == len(slices) {
-		return slices, nil
-	}
-	small, large = slices[:0], l.large[:0]
-	for i := range slices {
-		if slices[i].packed() {
-			small = append(small, slices[i])
-		} else {
-			large = append(large, slices[i])
-		}
-	}
-	return small, large
-}
-
-// packed tells whether a slice belongs in a ring.
-func (s *Slice) packed() bool { return s.Len < packedBelow }
 
 // takeBack forgets messages of po; see packer.takeBack.
 func (l *lane) takeBack(po *Posting, all bool) int {

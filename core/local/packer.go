@@ -19,9 +19,9 @@ type packer struct {
 	// What the last quantum has left that did not fit in.
 	po   *Posting // nil: nothing
 	rest []Slice
-	off  uint64              // bytes of rest[0] that were packed
-	keep [vectorRanges]Slice // rest is in it
-	addr [maxRanges]uint64   // of a group with one mover
+	off  uint64            // bytes of rest[0] that were packed
+	keep []Slice           // rest is in it
+	addr [maxRanges]uint64 // of a group with one mover
 	lens [maxRanges]uint64
 
 	books  sync.Mutex // guards the flight against those that take messages back
@@ -37,13 +37,17 @@ type message struct {
 	parts   []Slice // of a read: where the payload goes
 }
 
-func newPacker(l *lane, r ring, bell *bell) *packer { return &packer{lane: l, ring: r, bell: bell} }
+func newPacker(l *lane, r ring, bell *bell) *packer {
+	return &packer{lane: l, ring: r, bell: bell, keep: make([]Slice, len(l.slices))}
+}
 
-// begin packs the slices of a quantum, as far as there is room; proceed does the rest.
-func (k *packer) begin(po *Posting, slices []Slice) {
-	k.po, k.off = po, 0
-	k.rest = k.keep[:copy(k.keep[:], slices)]
+// begin packs the slices of a quantum, as far as there is room; proceed does the rest. It
+// keeps them, and gives room for others of the same capacity back.
+func (k *packer) begin(po *Posting, slices []Slice) (room []Slice) {
+	room, k.keep = k.keep, slices[:cap(slices)]
+	k.po, k.rest, k.off = po, slices, 0
 	k.proceed()
+	return room
 }
 
 // proceed reaps what the peer has done and packs what waits. false: the ring is full,
@@ -152,6 +156,8 @@ func (k *packer) post(s slot, m *message, count int) {
 
 // reap takes what the peer has done off the ring, oldest first.
 func (k *packer) reap() {
+	var sum tally
+	defer k.count(&sum)
 	for k.reaped < k.posted {
 		s, m := k.ring.slot(k.reaped), &k.flight[k.reaped%slotsPerRing]
 		k.books.Lock()
@@ -180,11 +186,37 @@ func (k *packer) reap() {
 		if po == nil {
 			continue
 		}
-		if err == nil {
-			po.src.Done(bytes, true)
+		if po != sum.po || err != nil {
+			k.count(&sum)
+			sum.po = po
 		}
-		k.lane.peer.finished(po, 1, err)
+		if sum.messages++; err == nil {
+			sum.bytes += bytes
+		} else {
+			sum.err = err
+			k.count(&sum)
+		}
 	}
+}
+
+// tally is what was reaped of one posting, and not reported yet.
+type tally struct {
+	po       *Posting
+	messages int
+	bytes    uint64
+	err      error
+}
+
+// count reports a tally and empties it.
+func (k *packer) count(t *tally) {
+	if t.messages == 0 {
+		return
+	}
+	if t.bytes > 0 {
+		t.po.src.Done(t.bytes, true)
+	}
+	k.lane.peer.finished(t.po, t.messages, t.err)
+	*t = tally{}
 }
 
 // outcome reads how a message went, and unpacks the payload of a read.
@@ -243,17 +275,37 @@ func (k *packer) takeBack(po *Posting, all bool) (n int) {
 	return n
 }
 
-// lingering is how long a thread that has submitted the last of its slices waits for
-// the peer to be done with them: waking up others, and then that thread, takes longer.
-const lingering = 50 * time.Microsecond
-
-// linger reaps what the peer does soon.
-func (k *packer) linger() {
+// only tells whether nothing but messages of po is in the ring, and nothing waits for it.
+func (k *packer) only(po *Posting) bool {
 	if k.po != nil {
-		return
+		return false
 	}
-	spin(lingering, func() bool { return k.reaped == k.posted || !k.look() })
+	k.books.Lock()
+	defer k.books.Unlock()
+	for i := k.reaped; i < k.posted; i++ {
+		if k.flight[i%slotsPerRing].po != po {
+			return false
+		}
+	}
+	return true
 }
+
+// linger reaps for as long as the peer goes on with messages: waking up others, and
+// then the thread that waits for the last one, takes longer.
+func (k *packer) linger() {
+	for k.po == nil && k.reaped < k.posted && k.moves() {
+	}
+}
+
+// moves waits until the peer is done with a message more; false: it did not come to it
+// soon.
+func (k *packer) moves() bool {
+	before := k.reaped
+	return spin(lingering, func() bool { return !k.look() || k.reaped > before }) && !k.lane.peer.lost.Load()
+}
+
+// lingering is how long a thread waits for the peer's next step.
+const lingering = 50 * time.Microsecond
 
 // look reaps what there is; false once the peer is lost.
 func (k *packer) look() bool {

@@ -37,6 +37,8 @@ type Peer struct {
 	stop  atomic.Bool    // goroutines of lanes end
 	lost  atomic.Bool
 
+	choice choice // between rings and system calls
+
 	mu      sync.Mutex // guards what follows, and fields of every Posting
 	live    map[*Posting]struct{}
 	ring    []*Posting // those that may have slices to give, served in turn
@@ -187,30 +189,51 @@ func (p *Peer) kick(po *Posting, seal bool) {
 	}
 	if po.cause == nil && !po.ended && po.src.Left() > 0 {
 		p.enqueue(po)
+		p.choose(po)
 	}
 	queued := po.queued
 	ended := po.settle()
 	p.mu.Unlock()
 	ended.report()
-	if !queued {
-		return
+	if queued {
+		p.share(po)
 	}
-	p.share(po, seal)
+	if seal && po.Driven {
+		p.attend()
+	}
 }
 
 // share lets the calling thread move a quantum of po, on a lane that nobody uses, and
-// wakes others for the rest.
-func (p *Peer) share(po *Posting, last bool) {
+// wakes others for the rest. A thread that will wait for po moves as much of it as it can.
+func (p *Peer) share(po *Posting) {
 	mine := p.freeLane()
 	if po.src.Left() > vectorBytes {
 		p.wake(po, mine) // now, for they take a moment
 	}
 	if mine != nil {
-		mine.help(po, last)
+		if po.Driven {
+			mine.drive(po)
+		} else {
+			mine.help(po)
+		}
 		mine.turn.Unlock()
 	}
 	if po.src.Left() > 0 {
 		p.wake(po, nil)
+	}
+}
+
+// attend waits a while for the messages that a driving thread left in rings, and leaves
+// what is not done by then to the lanes' goroutines.
+func (p *Peer) attend() {
+	for _, l := range p.lanes[:p.crew] {
+		if l.pack != nil && l.turn.TryLock() { // else who has it leaves them to the goroutine
+			if !p.stop.Load() {
+				l.pack.linger()
+				l.leave()
+			}
+			l.turn.Unlock()
+		}
 	}
 }
 
@@ -273,29 +296,6 @@ func (p *Peer) next(rings bool) *Posting {
 		return po
 	}
 	return nil
-}
-
-// packs decides whether count slices of a quantum, of so many bytes, go through a
-// ring, and notes it for the next one: lanes without a ring leave a posting that packs
-// to the others.
-func (p *Peer) packs(po *Posting, count int, bytes uint64, most bool) bool {
-	ahead := po.src.Ahead() / (bytes / uint64(count)) // slices, if all are like these
-	p.mu.Lock()
-	before := po.packs
-	yes := before || !p.remote.direct.Load() || uint64(count)+ahead >= packedFrom
-	po.packs = yes && most
-	stops := before && !po.packs
-	p.mu.Unlock()
-	if stops {
-		p.wakeAll() // lanes without a ring have left it to others
-	}
-	return yes
-}
-
-func (p *Peer) packing(po *Posting) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return po.packs || (p.remote != nil && !p.remote.direct.Load())
 }
 
 // claim counts a quantum of po as in flight, if it may have one.

@@ -15,9 +15,10 @@ type Source interface {
 	Next(dst []Slice, budget uint64) int
 	// Left tells the bytes that Next has not given out yet.
 	Left() uint64
-	// Ahead estimates the bytes that Next will still give out: those of Left, and what
-	// it is known to get.
-	Ahead() uint64
+	// Ahead estimates what Next will still give out, of Left and of what the source is
+	// known to get: bytes, and how many slices they are, if those to come are like those
+	// of Left.
+	Ahead() (slices, bytes uint64)
 	// Done reports bytes that have arrived; packed: through a ring.
 	Done(bytes uint64, packed bool)
 	// Ended is the last call, made exactly once.
@@ -46,10 +47,15 @@ type Posting struct {
 	fence   uint64        // how often the peer had fenced this engine off when it began
 	stopped atomic.Bool   // cause is set: lanes look without the lock
 
+	// Driven: who seals it will wait for its end at once, so that thread may stay and move
+	// slices. Set before the first Kick.
+	Driven bool
+
 	// Guarded by peer.mu.
 	sealed   bool  // the source will get no more slices
 	queued   bool  // in the peer's ring
-	packs    bool  // most slices of its last quantum belong in a ring
+	packs    bool  // it goes through rings
+	short    bool  // its ranges are shorter than packedBelow, as far as is known
 	inflight int   // quanta that lanes work on, and messages in rings
 	cause    error // why it must end; no more slices are handed out
 	loud     bool  // the peer may still be writing

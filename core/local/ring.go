@@ -20,10 +20,12 @@ const (
 	ringWants  = 64
 	ringSlots  = 4096
 
-	maxRings     = 8 // of a connection
-	slotsPerRing = 8
-	maxRanges    = 1024      // in a message
-	maxPayload   = 128 << 10 // bytes in a message
+	maxRings = 8 // of a connection
+	// Few enough for the payloads to stay in a cache that both sides share, and enough
+	// for one side to run on while the other is off its core.
+	slotsPerRing = 32
+	maxRanges    = 1024     // in a message
+	maxPayload   = 64 << 10 // bytes in a message
 
 	slotState  = 0  // u32, see below
 	slotStatus = 4  // u32: how it went

@@ -39,13 +39,13 @@ func TestBlocksArrive(t *testing.T) {
 	})
 }
 
-// Small slices in numbers go through the ring, large ones and few do not.
+// Small slices in numbers go through the ring, and large ones if they are much.
 func TestWhatIsPacked(t *testing.T) {
 	p := newPair(t, remoteWay("best", Best), 8<<20)
 	for _, c := range []struct {
 		n, size int
 		packed  bool
-	}{{packedFrom - 1, 64, false}, {packedFrom, 64, true}, {1000, 512, true}, {1, 1 << 20, false}, {1000, packedBelow, false}} {
+	}{{packedFrom - 1, 64, false}, {packedFrom, 64, true}, {1000, 512, true}, {1, packedBytes - 1, false}, {1, packedBytes, true}, {255, packedBelow, false}, {256, packedBelow, true}} {
 		src := moved(t, p.peer, true, p.scattered(c.n, c.size))
 		bytes, packed := src.arrived()
 		require.EqualValues(t, c.n*c.size, bytes)
@@ -56,7 +56,7 @@ func TestWhatIsPacked(t *testing.T) {
 	p.near.fill(9)
 	bytes, packed := moved(t, p.peer, true, mixed).arrived()
 	require.EqualValues(t, 1000*512+1<<20, bytes)
-	require.EqualValues(t, 1000*512, packed)
+	require.Equal(t, bytes, packed)
 	same(t, mixed)
 }
 
