@@ -1,12 +1,11 @@
 package local
 
 import (
-	"sync/atomic"
+	"math"
 	"time"
 )
 
-// When a posting goes through rings: figures of docs/decisions.md. Packing takes less
-// of both processors together than system calls do, but it needs the peer to run.
+// When a posting goes through rings: figures of docs/decisions.md.
 const (
 	// packedBytes is how much must be ahead for it to be worth waking the peer up.
 	packedBytes = 1 << 20
@@ -16,54 +15,83 @@ const (
 	packedBelow = 4 << 10
 )
 
-// choice remembers how the peer did. Long ranges are copied by system calls for a
-// while after it was seen not to empty its rings: it has no processor to do that on.
+// choice is between rings and system calls for postings of long ranges. Packing takes
+// less of both processors together, but it needs the peer to have one free, and the two
+// to share a cache. Which of it holds may change at any time, so postings are timed, and
+// now and then one goes the other way.
 type choice struct {
-	until  atomic.Int64 // no long ranges through rings before this time, in ns
-	pauses atomic.Int64 // how long the last such while was, in ns; 0: it empties them
+	last [2][lastPaces]float64 // ns a byte of postings that went through rings [1] or not [0]
+	seen [2]int                // how many there were
+	made int                   // choices
 }
 
 const (
-	firstPause = 10 * time.Millisecond
-	longPause  = time.Second
+	// lastPaces is how many postings are remembered. The best of them counts, since much
+	// makes a posting slow that has nothing to do with the way it went.
+	lastPaces = 4
+	// The first postings go both ways in turn, and of the later ones every
+	// exploreEvery-th the way that was slower.
+	exploreFirst = 2 * lastPaces
+	exploreEvery = 32
+	// muchFaster is by what system calls must be faster to be preferred.
+	muchFaster = 1.25
 )
 
-var started = time.Now()
-
-// flowed notes that the peer empties its rings.
-func (c *choice) flowed() {
-	if c.pauses.Load() != 0 && time.Since(started) > time.Duration(c.until.Load()) {
-		c.pauses.Store(0)
+// rings makes a choice.
+func (c *choice) rings() bool {
+	c.made++
+	if c.made <= exploreFirst {
+		return c.made%2 == 1
 	}
+	best := c.seen[0] == 0 || muchFaster*c.pace(0) >= c.pace(1)
+	if c.made%exploreEvery == 0 {
+		return !best
+	}
+	return best
 }
 
-// pause notes that it does not.
-func (c *choice) pause() {
-	now, d := time.Since(started), time.Duration(c.pauses.Load())
-	if now < time.Duration(c.until.Load()) {
-		return
+// pace is the best of the last postings one way.
+func (c *choice) pace(way int) float64 {
+	best := math.Inf(1)
+	for _, pace := range c.last[way][:min(c.seen[way], lastPaces)] {
+		best = min(best, pace)
 	}
-	d = min(max(2*d, firstPause), longPause)
-	c.pauses.Store(int64(d))
-	c.until.Store(int64(now + d))
+	return best
 }
 
-func (c *choice) paused() bool { return time.Since(started) < time.Duration(c.until.Load()) }
+// took notes how long a posting took.
+func (c *choice) took(rings bool, bytes uint64, d time.Duration) {
+	way := 0
+	if rings {
+		way = 1
+	}
+	c.last[way][c.seen[way]%lastPaces] = float64(d) / float64(bytes)
+	c.seen[way]++
+}
 
 // choose decides whether a posting goes through rings: lanes without one leave it to
 // the others then. p.mu is held.
 func (p *Peer) choose(po *Posting) {
-	if po.packs || p.guest != nil || p.remote.cfg.Mode == DirectOnly {
+	if po.packs || po.timed || p.guest != nil || p.remote.cfg.Mode == DirectOnly {
 		return
 	}
 	slices, bytes := po.src.Ahead()
-	if slices == 0 {
-		return
-	}
-	if po.short = bytes/slices < packedBelow; po.short {
+	switch {
+	case slices == 0:
+	case bytes/slices < packedBelow:
 		po.packs = slices >= packedFrom
-	} else {
-		po.packs = bytes >= packedBytes && !p.choice.paused()
+	case bytes >= packedBytes && p.remote.direct.Load():
+		po.packs = p.choice.rings()
+		po.timed, po.rings, po.began = true, po.packs, time.Now()
+	default:
+		po.packs = bytes >= packedBytes
+	}
+}
+
+// timing notes how a posting did that has just ended. p.mu is held.
+func (p *Peer) timing(po *Posting) {
+	if bytes := po.arrived.Load(); po.timed && po.cause == nil && bytes >= packedBytes {
+		p.choice.took(po.rings, bytes, time.Since(po.began))
 	}
 }
 
@@ -74,17 +102,16 @@ func (p *Peer) packing(po *Posting) bool {
 	return po.packs || (p.remote != nil && !p.remote.direct.Load())
 }
 
-// stalled notes that the peer does not make room for a posting, and lets the rest of it
-// go another way, if it has long ranges.
+// stalled notes that the peer does not make room in its rings for a posting, and lets the
+// rest of it go the other way, if it has long ranges.
 func (p *Peer) stalled(po *Posting) {
 	p.mu.Lock()
-	other := !po.short && po.packs && p.remote.direct.Load()
+	other := po.timed && po.packs && p.remote.direct.Load()
 	if other {
 		po.packs = false
 	}
 	p.mu.Unlock()
 	if other {
-		p.choice.pause()
 		p.wakeAll()
 	}
 }

@@ -1,15 +1,13 @@
 package local
 
 import (
-	"math"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// Long slices whose target does not empty its rings go past them, and so do the next
-// ones; later the rings are tried again.
+// Long slices whose target does not empty its rings go past them.
 func TestAStalledTargetIsReachedPastItsRings(t *testing.T) {
 	each(t, []way{remoteWay("best", Best)}, func(t *testing.T, w way, write bool) {
 		const n, size = 1024, 32 << 10
@@ -31,40 +29,63 @@ func TestAStalledTargetIsReachedPastItsRings(t *testing.T) {
 		_, packed := src.arrived()
 		require.Positive(t, packed)
 		require.LessOrEqual(t, packed, uint64(waiting))
-
-		p.peer.choice.until.Store(math.MaxInt64)
-		_, packed = moved(t, p.peer, write, all).arrived()
-		require.Zero(t, packed)
-		p.peer.choice.until.Store(0)
-		_, packed = moved(t, p.peer, write, all).arrived()
-		require.Positive(t, packed)
-		// Short ones take the rings all the same: system calls are worse.
-		p.peer.choice.until.Store(math.MaxInt64)
-		bytes, packed := moved(t, p.peer, write, p.scattered(5000, 512)).arrived()
-		require.Equal(t, bytes, packed)
 	})
 }
 
-func TestPausesGrowUntilTheTargetGoesOn(t *testing.T) {
-	var c choice
-	for want := firstPause; ; want *= 2 {
-		c.pause()
-		require.True(t, c.paused())
-		require.EqualValues(t, min(want, longPause), c.pauses.Load())
-		was := c.until.Load()
-		c.pause()
-		require.Equal(t, was, c.until.Load(), "one pause at a time")
-		c.flowed()
-		require.NotZero(t, c.pauses.Load(), "what is left in a ring says nothing")
-		c.until.Store(0) // it is over
-		if want > longPause {
-			break
+// Postings of long slices go the way that was faster, but for one now and then; those of
+// short ones through rings in any case.
+func TestTheFasterWayIsChosen(t *testing.T) {
+	p := newPair(t, remoteWay("best", Best), 8<<20)
+	long, short := p.scattered(128, 16<<10), p.scattered(5000, 512)
+	for _, rings := range []bool{true, false} {
+		packed := 0
+		for i := range 3 * exploreEvery {
+			p.peer.mu.Lock()
+			// The time that it takes here does not count.
+			p.peer.choice = choice{made: exploreFirst + i}
+			p.peer.choice.took(true, 1000, 1000)
+			p.peer.choice.took(false, 1000, map[bool]time.Duration{true: 1000, false: 700}[rings])
+			p.peer.mu.Unlock()
+			_, through := moved(t, p.peer, true, long).arrived()
+			if through > 0 { // all, unless the target was too slow for a moment
+				packed++
+			}
+			if i%16 == 0 {
+				bytes, through := moved(t, p.peer, true, short).arrived()
+				require.Equal(t, bytes, through)
+			}
 		}
+		if rings {
+			packed = 3*exploreEvery - packed
+		}
+		require.InDelta(t, 3, packed, 1, "explored")
 	}
-	c.flowed()
-	require.Zero(t, c.pauses.Load())
-	c.pause()
-	require.EqualValues(t, firstPause, c.pauses.Load())
+}
+
+func TestTheBestOfTheLastPacesCounts(t *testing.T) {
+	var c choice
+	for i := range exploreFirst {
+		require.Equal(t, i%2 == 0, c.rings(), "both in turn")
+		c.took(i%2 == 0, 1000, time.Duration(2000+i))
+	}
+	require.True(t, c.rings(), "alike")
+	c.took(false, 1000, 1000)
+	require.False(t, c.rings(), "system calls were faster once")
+	for range lastPaces {
+		require.False(t, c.rings())
+		c.took(false, 1000, 9000)
+	}
+	require.True(t, c.rings(), "and have not been since")
+	for range lastPaces {
+		c.took(true, 1000, 90_000)
+	}
+	require.False(t, c.rings())
+	for c.made%exploreEvery != exploreEvery-1 {
+		c.rings()
+	}
+	require.True(t, c.rings(), "tried again")
+	c.took(true, 1000, 1000)
+	require.True(t, c.rings())
 }
 
 // A thread that will wait moves the slices itself, in pieces as they come, and returns;

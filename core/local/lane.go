@@ -78,11 +78,10 @@ func (l *lane) help(po *Posting) {
 	if l.pack != nil && !l.pack.proceed() {
 		return // the lane's goroutine waits for room
 	}
-	if !l.peer.claim(po) {
-		return
+	if l.peer.claim(po) {
+		l.quantum(po)
 	}
-	l.quantum(po)
-	if l.pack != nil {
+	if l.pack != nil { // also without a quantum: a driver may rely on it, see attend
 		l.leave()
 	}
 }
@@ -121,7 +120,6 @@ func (l *lane) drive(po *Posting) {
 // lane's goroutine will be woken when it has.
 func (l *lane) awaitRoom() bool {
 	if l.pack.moves() {
-		l.peer.choice.flowed()
 		return true
 	}
 	l.peer.stalled(l.pack.po)
@@ -167,9 +165,7 @@ func (l *lane) quantum(po *Posting) {
 
 // report ends a quantum that was moved here.
 func (l *lane) report(po *Posting, bytes uint64, err error) {
-	if bytes > 0 {
-		po.src.Done(bytes, false)
-	}
+	po.done(bytes, false)
 	l.peer.finished(po, 1, err)
 	// A peer that closes hangs up when it is done, which is noticed elsewhere.
 	if r := l.peer.remote; r != nil && (errors.Is(err, ErrPeer) || errors.Is(err, ErrProtocol)) && !errors.Is(err, errClosing) {

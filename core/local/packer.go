@@ -212,9 +212,7 @@ func (k *packer) count(t *tally) {
 	if t.messages == 0 {
 		return
 	}
-	if t.bytes > 0 {
-		t.po.src.Done(t.bytes, true)
-	}
+	t.po.done(t.bytes, true)
 	k.lane.peer.finished(t.po, t.messages, t.err)
 	*t = tally{}
 }

@@ -37,12 +37,11 @@ type Peer struct {
 	stop  atomic.Bool    // goroutines of lanes end
 	lost  atomic.Bool
 
-	choice choice // between rings and system calls
-
 	mu      sync.Mutex // guards what follows, and fields of every Posting
 	live    map[*Posting]struct{}
 	ring    []*Posting // those that may have slices to give, served in turn
 	turn    int
+	choice  choice
 	cause   error // no more postings: the peer is lost or closed
 	closing bool
 	left    bool          // empty is closed

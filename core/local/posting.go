@@ -51,11 +51,15 @@ type Posting struct {
 	// slices. Set before the first Kick.
 	Driven bool
 
+	arrived atomic.Uint64 // bytes
+
 	// Guarded by peer.mu.
-	sealed   bool  // the source will get no more slices
-	queued   bool  // in the peer's ring
-	packs    bool  // it goes through rings
-	short    bool  // its ranges are shorter than packedBelow, as far as is known
+	sealed   bool // the source will get no more slices
+	queued   bool // in the peer's ring
+	packs    bool // it goes through rings
+	timed    bool // it had the choice between rings and system calls
+	rings    bool // and began with rings
+	began    time.Time
 	inflight int   // quanta that lanes work on, and messages in rings
 	cause    error // why it must end; no more slices are handed out
 	loud     bool  // the peer may still be writing
@@ -92,6 +96,14 @@ func (po *Posting) Stop(cause error) {
 		po.withdraw()
 	}
 	p.finished(po, 0, nil)
+}
+
+// done reports bytes that have arrived.
+func (po *Posting) done(bytes uint64, packed bool) {
+	if bytes > 0 {
+		po.arrived.Add(bytes)
+		po.src.Done(bytes, packed)
+	}
 }
 
 // withdraw takes back what it can, and sees to it that the rest ends, too.
@@ -159,6 +171,7 @@ func (po *Posting) settle() *finishedPosting {
 	}
 	po.ended = true
 	p := po.peer
+	p.timing(po)
 	p.dequeue(po)
 	delete(p.live, po)
 	p.checkEmpty()
