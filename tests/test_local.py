@@ -58,8 +58,10 @@ def test_between_two_processes(
     assert (stats.batches_local, stats.bytes_local) == (1, SIZE)
     if way == "cma":
         assert stats.bytes_packed == 0
-    elif way == "packed" or block == 512:
+    elif way == "packed":
         assert stats.bytes_packed == SIZE
+    elif block == 512:
+        assert stats.bytes_packed > 0.9 * SIZE, "the first few, before it is known how many come"
     else:
         assert stats.bytes_packed > 0, "the rest, too, unless the peer had no core to unpack on"
     assert (stats.peers_local, stats.local_refused, stats.bytes_self) == (1, 0, 0)
@@ -158,7 +160,9 @@ def test_a_pid_namespace_packs(engine: Any, start_peer: Any, pages: Any, tmp_pat
     local = pages(SIZE, 6)
     engine.register(local.map)
     remote = peer.memory("more", SIZE)
-    segment.write(local.address, remote, SIZE, deadline=20)
+    half = 512 << 10  # too little to wake the peer for
+    for at in range(0, SIZE, half):
+        segment.write(local.address + at, remote + at, half, deadline=20)
     assert peer.sha("more") == local.sha()
     after = engine.stats()
     assert after.bytes_local - before.bytes_local == SIZE

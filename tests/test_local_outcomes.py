@@ -180,7 +180,8 @@ def test_our_peer_is_killed_in_mid_transfer(
 def test_our_peer_stands_still(
     engine: Any, peer: Peer, pages: Callable[..., Pages], default_variables: str
 ) -> None:
-    """Who copies by itself does not need the peer; a ring does, and its batch ends in time."""
+    """Who copies by itself does not need the peer; what is in a ring waits for it, and ends in
+    time."""
     here = pages(SIZE, 1)
     engine.register(here.map)
     remote = peer.memory("kv", SIZE)
@@ -194,6 +195,13 @@ def test_our_peer_stands_still(
         here.fill(POISON)
         peer.thaw()
         stays(lambda: peer.strange("kv", 1) == 0, "no late byte at the peer")
+    elif default_variables == "on":
+        with segment.submit(Op.WRITE, here.address, remote, SIZE) as batch:
+            waiting = SIZE // 4  # more than the rings hold; the rest goes past them
+            wait_until(lambda: batch.poll().bytes_done >= SIZE - waiting, "the rest arrives")
+            peer.thaw()
+            within(5, batch.wait)
+        assert peer.sha("kv") == here.sha()
     else:
         within(5, segment.write, here.address, remote, SIZE, deadline=4)
         peer.thaw()

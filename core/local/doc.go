@@ -3,11 +3,12 @@
 //
 // # Two ways
 //
-// Large ranges are copied once, by the initiator, with process_vm_readv and
-// process_vm_writev (cma.go). Many small ones are packed into messages in shared
-// memory (packer.go, ring.go), which a goroutine of the target unpacks (serve.go).
-// Where the initiator may not access the target's memory, everything goes the second
-// way, which needs no rights. Within one process a range is simply copied (inside.go).
+// Much, and many small ranges, are packed into messages in shared memory (packer.go,
+// ring.go), which a goroutine of the target unpacks (serve.go). Little is copied once,
+// by the initiator, with process_vm_readv and process_vm_writev (cma.go), and so are
+// long ranges while that is faster (choice.go). Where the initiator may not access the
+// target's memory, everything is packed, which needs no rights. Within one process a
+// range is simply copied (inside.go).
 //
 // # The connection
 //
@@ -41,5 +42,6 @@
 // Server is the target's side: table, connections, rings. Remote is a connection, and
 // Guest the way to a server in the same process; over either of them a Peer moves
 // the slices of Postings, on a few lanes. A thread that submits moves a quantum
-// itself, so that a small batch is done when its submission returns.
+// itself, so that a small batch is done when its submission returns; one that will wait
+// for the end anyway goes on to it.
 package local
