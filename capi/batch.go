@@ -22,7 +22,7 @@ type request struct {
 	local, remote, length *C.uint64_t
 	count                 C.uint64_t
 	deadlineMS            C.int64_t
-	waits                 bool // for the end, at once
+	waits                 bool // the calling thread waits for the end, in Receive
 }
 
 // submit starts a batch and gives out its handle.
@@ -79,11 +79,16 @@ func mc_submit(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.u
 	})
 }
 
-// mooncakeTransferBegin is the first half of mc_transfer: a batch, and where to sleep.
+// receiveFrom is the timeout from which a blocking call may receive for itself, which
+// can take some milliseconds.
+const receiveFrom = 10
+
+// mooncakeTransferBegin is the first half of mc_transfer: a batch, and where to sleep;
+// or, if it has ended already, all of it, and word is NULL.
 //
 //export mooncakeTransferBegin
 func mooncakeTransferBegin(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.uint64_t, count C.uint64_t,
-	deadlineMS C.int64_t, status *C.mc_batch_status_t, out *C.mc_batch_t, word **C.uint32_t, running *C.uint32_t) C.int {
+	deadlineMS, timeoutMS C.int64_t, status *C.mc_batch_status_t, out *C.mc_batch_t, word **C.uint32_t, running *C.uint32_t) C.int {
 	return guard(func() error {
 		if status != nil {
 			if err := writable(status, "status"); err != nil {
@@ -91,9 +96,16 @@ func mooncakeTransferBegin(segment C.mc_segment_t, op C.uint32_t, local, remote,
 			}
 			*status = C.mc_batch_status_t{}
 		}
-		b, err := request{segment, op, local, remote, length, count, deadlineMS, true}.submit(out)
+		waits := timeoutMS < 0 || timeoutMS >= receiveFrom
+		b, err := request{segment, op, local, remote, length, count, deadlineMS, waits}.submit(out)
 		if err != nil {
 			return err
+		}
+		if waits {
+			b.Receive()
+		}
+		if s := b.Status(); s.State != core.Running {
+			return outcome(b, s, status, out)
 		}
 		at, value := b.Word()
 		*word, *running = (*C.uint32_t)(at), C.uint32_t(value)
@@ -112,18 +124,22 @@ func mooncakeTransferEnd(status *C.mc_batch_status_t, out *C.mc_batch_t) C.int {
 			*out = 0
 			return err
 		}
-		s := b.Status()
-		if status != nil {
-			*status = cStatus(s)
-		}
-		if s.State == core.Running {
-			return core.ErrWaitTimeout
-		}
-		batches.take(uint64(*out)) // or the engine's close does that just now
-		*out = 0
-		b.Close()
-		return s.Err
+		return outcome(b, b.Status(), status, out)
 	})
+}
+
+// outcome tells what came of a batch, which is closed if it has ended.
+func outcome(b *core.Batch, s core.Status, status *C.mc_batch_status_t, out *C.mc_batch_t) error {
+	if status != nil {
+		*status = cStatus(s)
+	}
+	if s.State == core.Running {
+		return core.ErrWaitTimeout
+	}
+	batches.take(uint64(*out)) // or the engine's close does that just now
+	*out = 0
+	b.Close()
+	return s.Err
 }
 
 //export mc_batch_open

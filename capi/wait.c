@@ -78,9 +78,9 @@ int mc_transfer(mc_segment_t segment, uint32_t op, const uint64_t *local, const 
                 mc_batch_status_t *status, mc_batch_t *out) {
     uint32_t *word = NULL, running = 0;
     int rc = mooncakeTransferBegin(segment, op, (uint64_t *)local, (uint64_t *)remote,
-                                   (uint64_t *)length, count, deadline_ms, status, out, &word,
-                                   &running);
-    if (rc != MC_OK)
+                                   (uint64_t *)length, count, deadline_ms, timeout_ms, status, out,
+                                   &word, &running);
+    if (rc != MC_OK || word == NULL)
         return rc;
     sleep_on(word, running, timeout_ms);
     return mooncakeTransferEnd(status, out);

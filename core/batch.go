@@ -100,6 +100,15 @@ func (b *Batch) Word() (word *uint32, running uint32) {
 	return b.word.address(), b.wordWas
 }
 
+// Receive lets the calling thread receive what the batch waits for, where its transport
+// can use that: for a few milliseconds at most, and mostly until a small batch has
+// ended. It saves the way from one thread to another.
+func (b *Batch) Receive() {
+	if r, ok := b.posting.(receivingPosting); ok {
+		r.receive()
+	}
+}
+
 // Err returns why the batch failed, ErrWaitTimeout while it runs, nil if done.
 // The text says whether the peer is quiet.
 func (b *Batch) Err() error {

@@ -26,8 +26,8 @@ type Options struct {
 	// Deadline ends the batch when it is not done by then: > 0 from now, 0 the
 	// engine's default, < 0 none.
 	Deadline time.Duration
-	// Waits: the caller waits for the end right after, so Submit may move the blocks on
-	// its thread, for up to about 100 ms, instead of waking others for it.
+	// Waits: the thread that submits waits for the end right after, in Receive. So Submit
+	// may move the blocks on it, for up to about 100 ms, instead of waking others for that.
 	Waits bool
 }
 

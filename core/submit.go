@@ -173,6 +173,9 @@ func (b *Batch) begin() error {
 	}
 	posting := b.process.path.post(b.op, &b.work)
 	b.posting = posting
+	if r, ok := posting.(receivingPosting); ok && b.opts.Waits {
+		r.waits()
+	}
 	cause := b.cause // the engine may be closing
 	b.mu.Unlock()
 	if cause != nil {

@@ -70,6 +70,14 @@ type renewablePosting interface {
 	renew()
 }
 
+// A receivingPosting can use the thread that waits for it.
+type receivingPosting interface {
+	// waits says that the thread which is going to push or seal calls receive after that.
+	waits()
+	// receive lets the calling thread receive for a few milliseconds at most.
+	receive()
+}
+
 // ending is how a posting ended.
 type ending struct {
 	err         error

@@ -32,9 +32,7 @@ func (p *localPath) post(op Op, w *work) posting {
 	} else {
 		c.batchesLocal.Add(1)
 	}
-	po := p.peer.Load().Post(op == Write, &localSource{work: w, path: p})
-	po.Driven = w.batch.opts.Waits
-	return localPosting{po}
+	return localPosting{p.peer.Load().Post(op == Write, &localSource{work: w, path: p})}
 }
 
 func (p *localPath) broken() bool {
@@ -101,6 +99,8 @@ func (p localPosting) push()               { p.posting.Kick() }
 func (p localPosting) seal()               { p.posting.Seal() }
 func (p localPosting) quiesce(cause error) { p.posting.Stop(cause) }
 func (p localPosting) renew()              { p.posting.Renew() }
+func (p localPosting) waits()              { p.posting.Driven = true }
+func (p localPosting) receive()            {} // what the thread could do it has done when it submitted
 
 // localSource shows a batch's work to lanes.
 type localSource struct {

@@ -286,6 +286,8 @@ type tcpPosting struct{ posting *tcp.Posting }
 func (p tcpPosting) push()               { p.posting.Kick() }
 func (p tcpPosting) seal()               { p.posting.Seal() }
 func (p tcpPosting) quiesce(cause error) { p.posting.Stop(cause) }
+func (p tcpPosting) waits()              { p.posting.Waits() }
+func (p tcpPosting) receive()            { p.posting.Receive() }
 
 // tcpSource shows a batch's work to lanes. Next is called by one lane at a time.
 type tcpSource struct {

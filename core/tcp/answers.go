@@ -144,9 +144,9 @@ func (a *answers) flush(c *conn) error {
 		n, err := c.sock.writev(a.sending, a.regions, false)
 		if err == errAgain {
 			c.release()
-			c.sock.limit(c.sock.conn.SetWriteDeadline, c.srv.cfg.StallTimeout)
+			c.sock.out.limit(c.srv.cfg.StallTimeout)
 			n, err = c.sock.writev(a.sending, a.regions, true)
-			c.sock.limit(c.sock.conn.SetWriteDeadline, 0)
+			c.sock.out.limit(0)
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return c.overdue("answers not taken")

@@ -50,7 +50,8 @@
 // initiator's side of one remote process: it owns a few lanes (connections),
 // which pull slices from the postings that are queued on the peer. A Posting is
 // one batch's share; it ends exactly once, and the way it ended says what is
-// known about late bytes.
+// known about late bytes. A thread that waits for a small one can receive the answer
+// itself, see Posting.Receive.
 //
 // # Quiet
 //

@@ -21,6 +21,8 @@ var (
 
 	// errAgain: a socket call would have blocked.
 	errAgain = errors.New("would block")
+	// errEnough: there is no reason to wait for more.
+	errEnough = errors.New("enough received")
 	// errMore: there may be more to send.
 	errMore = errors.New("more to send")
 	// errGone: the region was deregistered while a request used it.

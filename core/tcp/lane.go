@@ -47,6 +47,12 @@ type lane struct {
 	sending sync.Mutex  // the sender lock; guards the sender's fields
 	send    sender
 
+	reading sync.Mutex // the reader lock; guards reader
+	reader  reader
+	away    atomic.Bool   // the reader goroutine has left the lane
+	shared  atomic.Bool   // a thread wants to receive for itself
+	call    chan struct{} // for the reader goroutine while it is away
+
 	ring    ring
 	sentB   atomic.Uint64 // bytes of slices handed out, ever
 	ackedB  atomic.Uint64 // bytes of slices confirmed, ever
@@ -76,8 +82,10 @@ func newLane(p *Peer, link Link) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lane{peer: p, sock: sock, many: link.Many, fenced: link.Fenced,
-		wake: make(chan struct{}, 1), stop: make(chan struct{})}, nil
+	l := &lane{peer: p, sock: sock, many: link.Many, fenced: link.Fenced,
+		call: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	l.reader.l, l.reader.idle = l, l.reader.beforeWait
+	return l, nil
 }
 
 // start runs the lane's goroutines; peer.mu is held.
@@ -200,8 +208,9 @@ func (l *lane) retire() {
 	<-l.stop
 	l.loss.after = l.peer.leave(l)
 	l.workers.Wait()
-	l.sending.Lock() // never unlocked: nobody sends on this lane again
-	entries := l.ring.drain()
+	l.sending.Lock() // never unlocked: nobody sends on this lane again, nor receives
+	l.reading.Lock()
+	entries, loud := l.ring.drain(), false
 	if len(entries) > 0 {
 		if l.loss.culprit == nil {
 			l.loss.culprit = entries[0].posting // answers come in the order of sending
@@ -211,11 +220,13 @@ func (l *lane) retire() {
 		}
 		l.loss.example = entries[l.loss.slice]
 		entries = l.fence(entries)
-		if !l.loss.fenced {
-			l.sock.conn.SetLinger(0) // drop what the kernel has not sent yet
-		}
+		loud = !l.loss.fenced
 	}
-	l.sock.conn.Close()
+	if loud {
+		l.sock.closeAtOnce()
+	} else {
+		l.sock.close()
+	}
 	if l.loss.fenced && errors.Is(l.loss.cause, ErrRejected) {
 		// The question takes a while, for which nobody else has to wait.
 		entries = l.peer.retireSome(l, entries, l.loss, func(po *Posting) bool { return po != l.loss.culprit })

@@ -14,67 +14,76 @@ const reportEvery = 512
 // readBuffer is how much of the stream is read ahead.
 const readBuffer = 64 << 10
 
-// reader is a lane's receiving half; it belongs to the lane's read goroutine.
+// reader is a lane's receiving half; the lane's reader lock guards it. It can stop
+// before any wait, and whoever has the lock next goes on from there.
 type reader struct {
 	l    *lane
 	buf  [readBuffer]byte
 	r, w int
 	vec  [1]iovec
-	idle func()  // report; made once
-	into scatter // of the read being answered
+	idle func() error // made once
+	row  int          // how many slices the answer being received is for; 0: a status is next
+	into scatter      // of the read being answered
+	// on is the posting that the thread which receives waits for, nil for the lane's
+	// own goroutine.
+	on *Posting
 
-	// Confirmed slices not yet reported: always of one posting.
-	po    *Posting
-	n     int
-	bytes uint64
+	held report
 
 	culprit uint64 // of a rejected message: the slice at fault
 }
 
-// read matches answers to the slices in the lane's ring until the lane ends.
-func (l *lane) read() {
-	defer l.workers.Done()
-	defer recovered(l.peer.cfg.Log, "a lane's reader", l.bug)
-	rd := &reader{l: l}
-	rd.idle = rd.report
-	err := rd.run()
-	rd.report()
-	why := loss{cause: err, fenced: hangup(err), slice: rd.culprit}
-	if errors.Is(err, io.EOF) {
-		why = loss{cause: errors.New("the peer closed the connection"), fenced: true}
-	}
-	l.end(why)
+// report is confirmed slices of which the posting has not been told yet.
+type report struct {
+	po    *Posting
+	n     int
+	bytes uint64
 }
 
+// run matches answers to the slices in the lane's ring until the lane ends, or until
+// who called it has no more reason to wait: errEnough.
 func (rd *reader) run() error {
 	for {
-		if err := rd.need(StatusSize); err != nil {
-			return err
-		}
-		e := rd.l.ring.peek(0)
-		if e == nil {
-			// Nobody's fault in particular: counts as a broken connection.
-			return errors.New("the peer answered without a request")
-		}
-		code, err := parseStatus(rd.buf[rd.r:])
-		if err != nil {
-			return err
-		}
-		rd.r += StatusSize
-		if code == statusRejected {
-			return rd.rejected()
-		}
-		if code != statusOK {
-			return errors.WithMessagef(ErrProtocol, "status %d", code)
-		}
-		n := int(e.row)
-		if !e.posting.write {
-			if err := rd.payload(n); err != nil {
+		if rd.row == 0 {
+			if err := rd.status(); err != nil {
 				return err
 			}
 		}
-		rd.confirm(e.posting, n)
+		if err := rd.payload(); err != nil {
+			return err
+		}
+		n := rd.row
+		rd.row = 0
+		rd.confirm(rd.l.ring.peek(0).posting, n)
 	}
+}
+
+// status takes the next status.
+func (rd *reader) status() error {
+	if err := rd.need(StatusSize); err != nil {
+		return err
+	}
+	e := rd.l.ring.peek(0)
+	if e == nil {
+		// Nobody's fault in particular: counts as a broken connection.
+		return errors.New("the peer answered without a request")
+	}
+	code, err := parseStatus(rd.buf[rd.r:])
+	if err != nil {
+		return err
+	}
+	if code == statusRejected {
+		return rd.rejected()
+	}
+	if code != statusOK {
+		return errors.WithMessagef(ErrProtocol, "status %d", code)
+	}
+	rd.r += StatusSize
+	rd.row = int(e.row)
+	if !e.posting.write {
+		rd.expect(rd.row)
+	}
+	return nil
 }
 
 // rejected finds out which slice was the reason: of those that have one answer,
@@ -83,20 +92,24 @@ func (rd *reader) rejected() error {
 	if !rd.l.many {
 		return ErrRejected
 	}
-	if err := rd.need(culpritSize); err != nil {
+	if err := rd.need(StatusSize + culpritSize); err != nil {
 		return err
 	}
-	rd.culprit = binary.LittleEndian.Uint64(rd.buf[rd.r:])
+	rd.culprit = binary.LittleEndian.Uint64(rd.buf[rd.r+StatusSize:])
 	return ErrRejected
 }
 
-// payload receives the bytes of the n oldest slices into local memory.
-func (rd *reader) payload(n int) error {
+// expect makes the memory of the n oldest slices the place of what comes.
+func (rd *reader) expect(n int) {
 	rd.into.reset()
 	for i := range n {
 		e := rd.l.ring.peek(uint64(i))
 		rd.into.add(e.Mover, e.Local, e.Len)
 	}
+}
+
+// payload receives what is to come of a read's bytes.
+func (rd *reader) payload() error {
 	for rd.into.bytes > 0 {
 		var err error
 		switch {
@@ -119,19 +132,15 @@ func (rd *reader) payload(n int) error {
 // direct receives into memory, and what follows into the empty buffer: of long
 // messages just the next answer.
 func (rd *reader) direct() error {
-	rd.report()
 	ahead := readBuffer
 	if rd.l.many && rd.into.bytes > smallMessage {
 		ahead = StatusSize
 	}
 	rd.r, rd.w = 0, 0
 	_, vec, n := rd.into.layOut(rd.buf[:ahead])
-	got, err := rd.l.sock.readv(vec, nil, nil)
+	got, err := rd.readv(vec)
 	if err != nil {
 		return err
-	}
-	if got == 0 {
-		return io.EOF
 	}
 	if uint64(got) > n {
 		rd.w = got - int(n)
@@ -144,32 +153,39 @@ func (rd *reader) direct() error {
 // confirm takes the n oldest slices off the ring; reports are gathered for as long
 // as answers are at hand.
 func (rd *reader) confirm(po *Posting, n int) {
-	if rd.po != po {
+	if rd.held.po != po {
 		rd.report()
-		rd.po = po
+		rd.held.po = po
 	}
 	bytes := rd.l.ring.pop(uint64(n))
-	rd.n += n
-	rd.bytes += bytes
+	rd.held.n += n
+	rd.held.bytes += bytes
 	rd.l.ackedB.Add(bytes)
-	if rd.n >= reportEvery {
+	if rd.held.n >= reportEvery {
 		rd.report()
 	}
 }
 
 // report tells the posting what was confirmed, and uses the room it made.
 func (rd *reader) report() {
-	if rd.n == 0 {
-		return
-	}
-	po, n, bytes := rd.po, rd.n, rd.bytes
-	rd.po, rd.n, rd.bytes = nil, 0, 0
-	if rd.l.peer.confirmed(rd.l, po, n, bytes) {
-		rd.l.kick(noLimit) // ends at the latest when the window is full: only this goroutine opens it
+	rd.unreported().tell(rd.l)
+}
+
+// unreported returns what is held back.
+func (rd *reader) unreported() report {
+	r := rd.held
+	rd.held = report{}
+	return r
+}
+
+// tell makes a lane's report.
+func (r report) tell(l *lane) {
+	if r.n > 0 && l.peer.confirmed(l, r.po, r.n, r.bytes) {
+		l.kick(noLimit) // ends at the latest when the window is full: only who receives opens it
 	}
 }
 
-// need waits until n bytes are buffered; before it waits it reports.
+// need waits until n bytes are buffered.
 func (rd *reader) need(n int) error {
 	if rd.w-rd.r >= n {
 		return nil
@@ -178,14 +194,31 @@ func (rd *reader) need(n int) error {
 	rd.r = 0
 	for rd.w < n {
 		rd.vec[0] = bytesVec(rd.buf[rd.w:])
-		got, err := rd.l.sock.readv(rd.vec[:], nil, rd.idle)
+		got, err := rd.readv(rd.vec[:])
 		if err != nil {
 			return err
 		}
-		if got == 0 {
-			return io.EOF
-		}
 		rd.w += got
+	}
+	return nil
+}
+
+func (rd *reader) readv(vec []iovec) (int, error) {
+	got, err := rd.l.sock.readv(vec, nil, rd.idle)
+	if err == nil && got == 0 {
+		err = io.EOF
+	}
+	return got, err
+}
+
+// beforeWait reports, and finds out whether there is something to wait for.
+func (rd *reader) beforeWait() error {
+	if rd.on == nil && rd.l.mayLeave() {
+		return errEnough
+	}
+	rd.report()
+	if rd.on != nil && rd.on.over.Load() {
+		return errEnough
 	}
 	return nil
 }

@@ -104,6 +104,9 @@ func (s *sender) begin(l *lane, es []entry) error {
 	}
 	l.sentB.Add(bytes)
 	l.ring.push(es)
+	if !es[0].posting.waits.Load() {
+		l.fetch()
+	}
 	var n int
 	if s.many || !write { // else each head goes before its slice
 		s.vec[0] = bytesVec(heads)

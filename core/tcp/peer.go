@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Link is a connection to the peer process that was meant, ready for requests.
@@ -77,6 +79,7 @@ type Peer struct {
 	breaks  uint64 // connections that broke so far
 	barren  int    // how many of the last lanes broke before they carried anything
 	closed  bool
+	hups    []unix.PollFd // scratch of HungUp
 }
 
 // NewPeer makes the initiator's side; it connects when there is something to send.
@@ -140,6 +143,9 @@ func (p *Peer) kick(po *Posting, seal bool) {
 	}
 	ended := po.settle()
 	first := p.pickLane()
+	if first != nil && po.waits.Load() && po.src.Left() < laneBacklog {
+		first.shared.Store(true) // not later: the answer may be here before the call of Receive
+	}
 	p.openLanes()
 	others := p.idleLanes(first)
 	p.mu.Unlock()

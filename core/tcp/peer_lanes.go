@@ -1,6 +1,10 @@
 package tcp
 
-import "slices"
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // backlog estimates the bytes waiting for a lane, as far as enough. p.mu is held.
 func (p *Peer) backlog(enough uint64) uint64 {
@@ -22,7 +26,12 @@ func (p *Peer) backlog(enough uint64) uint64 {
 func (p *Peer) HungUp() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.lanes, func(l *lane) bool { return l.sock.hungUp() })
+	p.hups = p.hups[:0]
+	for _, l := range p.lanes {
+		p.hups = append(p.hups, unix.PollFd{Fd: int32(l.sock.fd), Events: unix.POLLRDHUP})
+	}
+	n, err := unix.Poll(p.hups, 0)
+	return err == nil && n > 0
 }
 
 // pickLane returns the lane with the least outstanding, or nil. p.mu is held.
@@ -127,7 +136,7 @@ func (p *Peer) openLane(born uint64) {
 	p.mu.Lock()
 	p.dialing--
 	if err == nil && p.closed {
-		link.Conn.Close()
+		l.sock.close()
 		err = ErrClosed
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/pkg/errors"
@@ -68,6 +69,8 @@ type Posting struct {
 	loud        bool   // a broken lane could not be fenced
 	unconfirmed bool
 	ended       bool
+	over        atomic.Bool // the same, for those without the lock
+	waits       atomic.Bool // the thread that kicks is going to receive
 }
 
 // laneShare is how many slices of a posting one lane carries.
@@ -177,6 +180,7 @@ func (po *Posting) settle() *finishedPosting {
 		return nil
 	}
 	po.ended = true
+	po.over.Store(true)
 	po.peer.dequeue(po)
 	delete(po.peer.live, po)
 	return &finishedPosting{po.src, End{Err: po.cause, Quiet: !po.loud, Unconfirmed: po.unconfirmed}}

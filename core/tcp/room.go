@@ -9,13 +9,14 @@ import (
 // mostConns is the default of ServerConfig.MaxConns where files are plenty.
 const mostConns = 4096
 
-// defaultMaxConns leaves at least half of the process's files to its owner.
+// defaultMaxConns leaves at least half of the process's files to its owner: a
+// connection has up to two, see polled.
 func defaultMaxConns() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return mostConns
 	}
-	return int(max(16, min(mostConns, limit.Cur/2)))
+	return int(max(16, min(mostConns, limit.Cur/4)))
 }
 
 // warnEvery bounds the lines in the log that say there are too many connections.

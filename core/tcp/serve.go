@@ -53,19 +53,23 @@ type conn struct {
 	guard   guard // each of regions, few of them twice
 	out     answers
 
-	beforeIdle, beforeWait func() // count and limit; made once
-	limited                bool   // the wait has a deadline
+	beforeIdle, beforeWait func() error // count and limit; made once
+	limited                bool         // the wait has a deadline
+
+	// prompt: the last request was short, and came soon after the one before: somebody
+	// may be waiting for each.
+	prompt bool
+	size   uint64    // of the last request's payload
+	last   time.Time // when an idle wait was over
 
 	written, read uint64 // bytes not yet added to the server's counters
 }
 
 func newConn(s *Server, sock *socket) *conn {
-	c := &conn{since: time.Now(), srv: s, sock: sock, done: make(chan struct{}),
+	c := &conn{since: time.Now(), srv: s, sock: sock, remote: sock.remote, done: make(chan struct{}),
 		buf: make([]byte, serveBuffer), ahead: serveBuffer}
-	c.beforeIdle, c.beforeWait = c.count, c.limit
-	if a, ok := netip.AddrFromSlice(sock.conn.RemoteAddr().(*net.TCPAddr).IP); ok {
-		c.remote = a.Unmap()
-	}
+	c.beforeIdle = func() error { c.count(); return nil }
+	c.beforeWait = c.limit
 	return c
 }
 
@@ -73,7 +77,7 @@ func newConn(s *Server, sock *socket) *conn {
 func (c *conn) run() {
 	err := c.serve()
 	c.release()
-	c.sock.conn.Close()
+	c.sock.close()
 	c.count()
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 		c.srv.cfg.Log.Info("data connection ended", "from", c.remote, "err", err)
@@ -102,6 +106,7 @@ func (c *conn) serve() (err error) {
 		h := parseHeader(c.buf[c.r:])
 		c.r += HeaderSize
 		c.spoke.Store(true)
+		c.size = h.size
 		err := c.request(h)
 		if errors.Is(err, errGone) && (h.op == opWrite|flagV2 || h.op == opWriteMany|flagV2) {
 			// What came before has its status; of this one the peer learns why.
@@ -328,10 +333,10 @@ func (c *conn) refuse(code uint32, why string, more ...byte) error {
 	status := make([]byte, StatusSize, StatusSize+len(more))
 	putStatus(status, code)
 	status = append(status, more...)
-	c.sock.limit(c.sock.conn.SetDeadline, drainTime)
-	if _, err := c.sock.conn.Write(status); err == nil {
-		c.sock.conn.CloseWrite()
-		io.Copy(io.Discard, io.LimitReader(c.sock.conn, 64<<20))
+	c.sock.limit(drainTime)
+	if err := c.sock.write(status); err == nil {
+		c.sock.closeWrite()
+		c.sock.discard(64 << 20)
 	}
 	return errors.New(why)
 }
@@ -366,9 +371,15 @@ func (c *conn) readv(iov []iovec, g guard, idle bool) (int, error) {
 	if !idle {
 		before = c.beforeWait
 	}
+	c.sock.in.keen = idle && c.prompt
 	got, err := c.sock.readv(iov, g, before)
+	if idle {
+		now := time.Now()
+		c.prompt = c.size <= smallMessage && now.Sub(c.last) < keenTime
+		c.last = now
+	}
 	if c.limited {
-		c.sock.limit(c.sock.conn.SetReadDeadline, 0)
+		c.sock.in.limit(0)
 		c.limited = false
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -381,10 +392,11 @@ func (c *conn) readv(iov []iovec, g guard, idle bool) (int, error) {
 }
 
 // limit bounds the wait for the rest of a request.
-func (c *conn) limit() {
+func (c *conn) limit() error {
 	c.count()
-	c.sock.limit(c.sock.conn.SetReadDeadline, c.srv.cfg.StallTimeout)
+	c.sock.in.limit(c.srv.cfg.StallTimeout)
 	c.limited = true
+	return nil
 }
 
 // overdue words the end of a wait: the peer's fault, or because the server said so.

@@ -22,7 +22,7 @@ type ServerConfig struct {
 	// or it has taken effect. It must not block, nor call the server. May be nil.
 	Fenced func()
 	// MaxConns bounds the connections served at once; see room. Default 4096, or
-	// half of what the process may open files, if that is less.
+	// a quarter of what the process may open files, if that is less.
 	MaxConns int
 	// StallTimeout ends a connection that stops in the middle of a request, or
 	// that does not take its answers. Idle connections are kept. Default 60 s.
@@ -230,7 +230,7 @@ func (s *Server) add(nc *net.TCPConn) {
 	s.mu.Lock()
 	if s.closed || !s.room(c) {
 		s.mu.Unlock()
-		nc.Close()
+		sock.close()
 		return
 	}
 	s.conns[c] = struct{}{}

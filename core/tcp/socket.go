@@ -1,8 +1,8 @@
 package tcp
 
 import (
-	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -31,16 +31,14 @@ func bytesVec(p []byte) iovec {
 
 // socket does scatter and gather on a TCP connection without allocating. One
 // goroutine may read and another one write at the same time.
+//
+// How it waits is in wait.go.
 type socket struct {
-	conn *net.TCPConn
-	raw  syscall.RawConn
+	fd     int        // never blocks
+	remote netip.Addr // of the peer
 
-	// The closures given to raw are built once; these fields are their
-	// arguments and results.
-	readFn, writeFn func(fd uintptr) bool
-	r, w            transferCall
-	hupFn           func(fd uintptr)
-	hup             bool // what hupFn found
+	in, out direction
+	polled  polled
 
 	stopped atomic.Bool // interrupt was called
 	// forlorn: this host's kernel gave the connection up by itself. What looks
@@ -48,101 +46,214 @@ type socket struct {
 	forlorn atomic.Bool
 }
 
-// transferCall is one readv or sendmsg: its arguments, and what came of it.
-type transferCall struct {
+// direction is one half of a socket; it belongs to the goroutine that uses it.
+type direction struct {
+	until time.Time // when a wait ends with os.ErrDeadlineExceeded; zero: never
+	keen  bool      // receiving: wait in a system call, for keenTime
+	brief bool      // and no longer, but end with errEnough
+
+	// The call in progress. try is made once.
 	iov   []iovec
 	guard guard
-	wait  bool
-	idle  func() // called once, before it waits; or nil
 	n     int
 	err   error
-	msg   unix.Msghdr
+	try   func(fd uintptr) bool
+
+	limited *os.File // has a limit of this direction's
+	fds     [1]unix.PollFd
+	timeout unix.Timespec
+	msg     unix.Msghdr
+	vec     [1]iovec
 }
 
-// newSocket wraps a connection. The kernel will give up on a host that takes no
-// data for stall; buffer is the size of its buffers. 0 leaves either to its defaults.
+// newSocket takes a connection over; on success conn itself is closed. The kernel
+// will give up on a host that takes no data for stall; buffer is the size of its
+// buffers. 0 leaves either to its defaults.
 func newSocket(conn *net.TCPConn, stall time.Duration, buffer int) (*socket, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, errors.Wrap(err, "socket")
-	}
-	if stall > 0 {
-		raw.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stall.Milliseconds()))
-		})
-	}
 	if buffer > 0 {
 		conn.SetReadBuffer(buffer) // the kernel may allow less, which is no error
 		conn.SetWriteBuffer(buffer)
 	}
-	s := &socket{conn: conn, raw: raw}
-	s.readFn = func(fd uintptr) bool { return s.r.run(fd, recvCall) }
-	s.writeFn = func(fd uintptr) bool { return s.w.run(fd, sendCall) }
-	s.hupFn = func(fd uintptr) { s.hup = peerClosed(int32(fd)) }
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Wrap(err, "socket")
+	}
+	s := &socket{}
+	s.in.try = func(uintptr) bool { return s.attempt(&s.in, recvCall) }
+	s.out.try = func(uintptr) bool { return s.attempt(&s.out, sendCall) }
+	if a, ok := netip.AddrFromSlice(conn.RemoteAddr().(*net.TCPAddr).IP); ok {
+		s.remote = a.Unmap()
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		s.fd, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		return nil, errors.Wrap(err, "socket")
+	}
+	if stall > 0 {
+		unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stall.Milliseconds()))
+	}
+	conn.Close()
 	return s, nil
 }
 
-// hungUp asks the kernel whether the peer has closed its end, also when there is
-// data before that which nobody has read yet. One caller at a time.
-func (s *socket) hungUp() bool {
-	return s.raw.Control(s.hupFn) != nil || s.hup
+// close gives the connection back. Nobody may be using it, but for interrupt.
+func (s *socket) close() {
+	s.polled.leave()
+	unix.Close(s.fd)
 }
 
-func peerClosed(fd int32) bool {
-	fds := [1]unix.PollFd{{Fd: fd, Events: unix.POLLRDHUP}}
-	n, err := unix.Poll(fds[:], 0)
-	return err == nil && n > 0
+// closeAtOnce does so, and drops what the kernel has not sent yet.
+func (s *socket) closeAtOnce() {
+	unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	s.close()
 }
+
+// closeWrite says that nothing more comes. It fails when the peer has reset the
+// connection: then the end comes at once.
+func (s *socket) closeWrite() { unix.Shutdown(s.fd, unix.SHUT_WR) }
 
 // readv receives into iov, at most maxIovecs ranges, and returns how many bytes
 // came; 0 and no error is the end of the stream. guard is pinned around each
-// attempt, not while waiting. idle, if not nil, is called once before it waits.
-func (s *socket) readv(iov []iovec, g guard, idle func()) (int, error) {
-	s.r = transferCall{iov: iov, guard: g, wait: true, idle: idle}
-	if err := s.raw.Read(s.readFn); err != nil {
+// attempt, not while waiting. idle, if not nil, is called before it waits; its error
+// ends the call.
+func (s *socket) readv(iov []iovec, g guard, idle func() error) (int, error) {
+	d := &s.in
+	d.iov, d.guard = iov, g
+	if d.keen {
+		if err := s.awaitKeenly(idle); err != nil {
+			return 0, err
+		}
+		idle = nil
+	}
+	if d.try(0) {
+		return d.n, d.err
+	}
+	if idle != nil {
+		if err := idle(); err != nil {
+			return 0, err
+		}
+	}
+	if err := s.await(d, readWaits); err != nil {
 		return 0, errors.Wrap(err, "receive")
 	}
-	if s.r.err != nil {
-		s.note(s.r.err)
-	}
-	return s.r.n, s.r.err
+	return d.n, d.err
 }
 
 // writev sends from iov, at most maxIovecs ranges; otherwise as readv. Without wait
 // it returns errAgain instead of waiting.
 func (s *socket) writev(iov []iovec, g guard, wait bool) (int, error) {
-	s.w = transferCall{iov: iov, guard: g, wait: wait}
-	if err := s.raw.Write(s.writeFn); err != nil {
+	d := &s.out
+	d.iov, d.guard = iov, g
+	if d.try(0) {
+		return d.n, d.err
+	}
+	if !wait {
+		return 0, errAgain
+	}
+	if err := s.await(d, writeWaits); err != nil {
 		return 0, errors.Wrap(err, "send")
 	}
-	if s.w.err != nil {
-		s.note(s.w.err)
+	return d.n, d.err
+}
+
+// attempt makes one call, with the guard pinned; false: it would block.
+func (s *socket) attempt(d *direction, call func(s *socket, iov []iovec) (uintptr, syscall.Errno)) bool {
+	d.n, d.err = 0, nil
+	if s.stopped.Load() {
+		d.err = os.ErrDeadlineExceeded
+		return true
 	}
-	return s.w.n, s.w.err
+	if !d.guard.pin() {
+		d.err = errGone
+		return true
+	}
+	n, errno := call(s, d.iov)
+	for errno == unix.EINTR {
+		n, errno = call(s, d.iov)
+	}
+	d.guard.unpin()
+	switch errno {
+	case 0:
+		d.n = int(n)
+	case unix.EAGAIN:
+		return false
+	case unix.EFAULT:
+		d.err = errors.WithMessage(ErrMemory, "EFAULT")
+	default:
+		d.err = os.NewSyscallError("tcp", errno)
+		s.note(d.err)
+	}
+	return true
+}
+
+func recvCall(s *socket, iov []iovec) (uintptr, syscall.Errno) {
+	n, _, errno := syscall.Syscall(unix.SYS_READV, uintptr(s.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+	return n, errno
+}
+
+// sendCall uses sendmsg for MSG_NOSIGNAL: a broken connection must not raise
+// SIGPIPE in the host process.
+func sendCall(s *socket, iov []iovec) (uintptr, syscall.Errno) {
+	m := &s.out.msg
+	m.Iov = (*unix.Iovec)(unsafe.Pointer(&iov[0])) // same layout; see TestIovecLayout
+	m.Iovlen = uint64(len(iov))
+	n, _, errno := syscall.Syscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(m)), unix.MSG_NOSIGNAL)
+	return n, errno
+}
+
+// write sends all of p.
+func (s *socket) write(p []byte) error {
+	for len(p) > 0 {
+		s.out.vec[0] = bytesVec(p)
+		n, err := s.writev(s.out.vec[:], nil, true)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// discard drops up to most bytes of what comes, until the end of the stream, and
+// returns how many there were.
+func (s *socket) discard(most uint64) (n uint64, err error) {
+	p := make([]byte, 64<<10)
+	for n < most {
+		s.in.vec[0] = bytesVec(p)
+		got, err := s.readv(s.in.vec[:], nil, nil)
+		if err != nil || got == 0 {
+			return n, err
+		}
+		n += uint64(got)
+	}
+	return n, nil
 }
 
 // interrupt makes calls in progress, and later ones, return an error that
-// os.ErrDeadlineExceeded matches.
+// os.ErrDeadlineExceeded matches: within keenTime.
 func (s *socket) interrupt() {
 	s.stopped.Store(true)
-	s.conn.SetDeadline(longAgo)
+	s.polled.interrupt()
 }
 
-var longAgo = time.Unix(1, 0)
+// limit bounds the waits of a direction to d from now, or takes the bound away if d
+// is 0.
+func (d *direction) limit(t time.Duration) {
+	d.until = time.Time{}
+	if t > 0 {
+		d.until = time.Now().Add(t)
+	}
+}
 
-// limit bounds calls by means of set, one of the connection's SetDeadline
-// methods, to d from now, or takes the bound away if d is 0. It does not undo an
-// interrupt: either this call sees that there was one, or the interrupt's own
-// deadline is set after this one.
-func (s *socket) limit(set func(time.Time) error, d time.Duration) {
-	var t time.Time
-	if d > 0 {
-		t = time.Now().Add(d)
-	}
-	set(t)
-	if s.stopped.Load() {
-		s.conn.SetDeadline(longAgo)
-	}
+// limit bounds both directions.
+func (s *socket) limit(t time.Duration) {
+	s.in.limit(t)
+	s.out.limit(t)
 }
 
 // note remembers that the kernel gave the connection up (no answer from the host,
@@ -162,14 +273,12 @@ func hangup(err error) bool {
 
 // failure returns the error that the kernel holds for the connection, nil if none.
 func (s *socket) failure() error {
-	var code int
-	err := s.raw.Control(func(fd uintptr) {
-		code, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-	})
+	code, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && code != 0 {
-		err = os.NewSyscallError("tcp", syscall.Errno(code))
+		err = syscall.Errno(code)
 	}
 	if err != nil {
+		err = os.NewSyscallError("tcp", err)
 		s.note(err)
 	}
 	return err
@@ -177,14 +286,15 @@ func (s *socket) failure() error {
 
 // fenceByClose half-closes a connection and waits for the peer's close, which
 // comes when the peer has worked off, or dropped, what was sent. false: it did not
-// come within d. Nothing else may use the connection.
+// come within d. Nothing else may use the connection, which was interrupted before.
 func (s *socket) fenceByClose(d time.Duration) bool {
 	if s.forlorn.Load() {
 		return false
 	}
-	s.conn.SetDeadline(time.Now().Add(d))
-	s.conn.CloseWrite() // fails when the peer has reset the connection: then the end comes at once
-	_, err := io.Copy(io.Discard, s.conn)
+	s.stopped.Store(false)
+	s.limit(d)
+	s.closeWrite()
+	_, err := s.discard(noLimit)
 	if err != nil {
 		s.note(err)
 	}
@@ -202,48 +312,4 @@ func advance(iov []iovec, n uint64) []iovec {
 		iov[0].len -= n
 	}
 	return iov
-}
-
-// run makes one attempt; false asks the poller to wait and call again.
-func (c *transferCall) run(fd uintptr, call func(fd uintptr, c *transferCall) (uintptr, syscall.Errno)) bool {
-	if !c.guard.pin() {
-		c.err = errGone
-		return true
-	}
-	n, errno := call(fd, c)
-	c.guard.unpin()
-	switch errno {
-	case 0:
-		c.n = int(n)
-	case unix.EAGAIN:
-		if c.wait {
-			if idle := c.idle; idle != nil {
-				c.idle = nil
-				idle()
-			}
-			return false
-		}
-		c.err = errAgain
-	case unix.EINTR:
-		return c.run(fd, call)
-	case unix.EFAULT:
-		c.err = errors.WithMessage(ErrMemory, "EFAULT")
-	default:
-		c.err = os.NewSyscallError("tcp", errno)
-	}
-	return true
-}
-
-func recvCall(fd uintptr, c *transferCall) (uintptr, syscall.Errno) {
-	n, _, errno := syscall.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&c.iov[0])), uintptr(len(c.iov)))
-	return n, errno
-}
-
-// sendCall uses sendmsg for MSG_NOSIGNAL: a broken connection must not raise
-// SIGPIPE in the host process.
-func sendCall(fd uintptr, c *transferCall) (uintptr, syscall.Errno) {
-	c.msg.Iov = (*unix.Iovec)(unsafe.Pointer(&c.iov[0])) // same layout; see TestIovecLayout
-	c.msg.Iovlen = uint64(len(c.iov))
-	n, _, errno := syscall.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&c.msg)), unix.MSG_NOSIGNAL)
-	return n, errno
 }

@@ -96,14 +96,14 @@ func (w *v1Lane) serve(e entry) {
 	// Who stopped the posting before found nothing to interrupt.
 	if cause := w.stopped(e.posting); cause != nil {
 		w.hold(nil)
-		s.conn.Close()
+		s.close()
 		w.unsent(e, cause)
 		return
 	}
 	err = w.move(s, e)
 	cause := w.hold(nil)
 	if err == nil {
-		s.conn.Close()
+		s.close()
 		p.confirmed(w, e.posting, 1, e.Len)
 		return
 	}
@@ -112,10 +112,11 @@ func (w *v1Lane) serve(e entry) {
 		why.cause = cause
 	}
 	s.note(err)
-	if why.fenced = s.fenceByClose(fenceTime); !why.fenced {
-		s.conn.SetLinger(0)
+	if why.fenced = s.fenceByClose(fenceTime); why.fenced {
+		s.close()
+	} else {
+		s.closeAtOnce()
 	}
-	s.conn.Close()
 	p.mu.Lock()
 	why.after = p.count(why.cause, true)
 	p.mu.Unlock()
@@ -211,9 +212,9 @@ func (w *v1Lane) move(s *socket, e entry) error {
 
 // awaitClose half-closes and waits for the peer's close.
 func (w *v1Lane) awaitClose(s *socket) error {
-	s.limit(s.conn.SetDeadline, w.peer.cfg.StallTimeout)
-	s.conn.CloseWrite() // fails if the peer reset the connection; see below
-	n, err := io.Copy(io.Discard, s.conn)
+	s.limit(w.peer.cfg.StallTimeout)
+	s.closeWrite() // fails if the peer reset the connection; see below
+	n, err := s.discard(noLimit)
 	switch {
 	case err != nil:
 		return errors.Wrap(err, "await close")
@@ -243,7 +244,7 @@ func (w *v1Lane) sendWrite(s *socket, head []byte, e entry) error {
 // send sends all of iov, as long as the peer goes on taking it. It changes iov.
 func (w *v1Lane) send(s *socket, iov []iovec) error {
 	for len(iov) > 0 {
-		s.limit(s.conn.SetDeadline, w.peer.cfg.StallTimeout)
+		s.limit(w.peer.cfg.StallTimeout)
 		n, err := s.writev(iov, nil, true)
 		if err != nil {
 			return err
@@ -270,7 +271,7 @@ func (w *v1Lane) receive(s *socket, e entry) error {
 // fill receives n bytes to addr, as long as they go on coming.
 func (w *v1Lane) fill(s *socket, addr, n uint64) error {
 	for n > 0 {
-		s.limit(s.conn.SetDeadline, w.peer.cfg.StallTimeout)
+		s.limit(w.peer.cfg.StallTimeout)
 		got, err := s.readv([]iovec{{addr, min(n, maxDirect)}}, nil, nil)
 		if err != nil {
 			return err

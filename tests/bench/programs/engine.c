@@ -1,6 +1,6 @@
 /*
- * Our engine called from C, with nothing but mooncake.h: one submit, one wait, one close a
- * batch. Both regions may be in one process, each with an engine of its own.
+ * Our engine called from C, with nothing but mooncake.h: one blocking call a batch. Both
+ * regions may be in one process, each with an engine of its own.
  */
 #include "frame.h"
 #include "mooncake.h"
@@ -79,9 +79,7 @@ void program_move(int lane, size_t batch)
     size_t first = batch * batch_blocks;
     mc_batch_t handle;
     (void)lane;
-    ok(mc_submit(segment, op, local + first, remote + first, length + first, batch_blocks, 0,
-                 &handle),
-       "mc_submit");
-    ok(mc_wait(handle, -1, NULL), "mc_wait");
-    ok(mc_batch_close(handle), "mc_batch_close");
+    ok(mc_transfer(segment, op, local + first, remote + first, length + first, batch_blocks, 0, -1,
+                   NULL, &handle),
+       "mc_transfer");
 }
