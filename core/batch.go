@@ -40,8 +40,8 @@ type Status struct {
 	Duration    time.Duration
 }
 
-// Batch is the blocks of one Submit, or of those added between Open and Seal. Safe
-// for concurrent use.
+// Batch is the blocks of one Submit or SubmitPages, or of those added between Open and
+// Seal. Safe for concurrent use.
 type Batch struct {
 	engine  *Engine
 	process *process

@@ -56,9 +56,12 @@ func (c *checker) unpin() {
 	c.pins = c.pins[:0]
 }
 
-// unknownRemote is the error for a block, by its number in a pass, that the peer is
-// not known to have registered.
-type unknownRemote int
+// unknownRemote is the error for a block that the peer is not known to have
+// registered.
+type unknownRemote struct {
+	at      place
+	addr, n uint64
+}
 
 func (unknownRemote) Error() string { return "the remote range is not known" }
 
@@ -76,7 +79,7 @@ func (c *checker) pass(b Blocks) (bytes uint64, err error) {
 		if n == 0 {
 			continue // nothing of it is looked at
 		}
-		if err := c.find(i, local[i], remote[i], n); err != nil {
+		if err := c.find(blockAt(c.done+uint64(i)), local[i], remote[i], n); err != nil {
 			return 0, err
 		}
 		here, there = c.local, c.remote
@@ -86,18 +89,17 @@ func (c *checker) pass(b Blocks) (bytes uint64, err error) {
 }
 
 // find looks up a block that lies elsewhere than the one before.
-func (c *checker) find(i int, local, remote, n uint64) error {
-	block := c.done + uint64(i)
+func (c *checker) find(at place, local, remote, n uint64) error {
 	if !c.local.holds(local, n) {
 		if local+n < local {
-			return wraps(block, localSide, local, n)
+			return wraps(at, localSide, local, n)
 		}
 		first, ok := c.state.spans.covers(local, local+n, c.localHint)
 		if !ok {
-			return outside(block, localSide, local, n)
+			return outside(at, localSide, local, n)
 		}
-		for at := first; at < len(c.pinned) && c.state.spans[at].start < local+n; at++ {
-			if err := c.pin(at, block, local, n); err != nil {
+		for i := first; i < len(c.pinned) && c.state.spans[i].start < local+n; i++ {
+			if err := c.pin(i, at, local, n); err != nil {
 				return err
 			}
 		}
@@ -105,11 +107,11 @@ func (c *checker) find(i int, local, remote, n uint64) error {
 	}
 	if !c.remote.holds(remote, n) {
 		if remote+n < remote {
-			return wraps(block, remoteSide, remote, n)
+			return wraps(at, remoteSide, remote, n)
 		}
 		first, ok := c.there.covers(remote, remote+n, c.remoteHint)
 		if !ok {
-			return unknownRemote(i)
+			return unknownRemote{at, remote, n}
 		}
 		c.remote, c.remoteHint = c.there[first], first
 	}
@@ -117,13 +119,13 @@ func (c *checker) find(i int, local, remote, n uint64) error {
 }
 
 // pin keeps local memory registered.
-func (c *checker) pin(at int, block, local, n uint64) error {
-	if c.pinned[at] {
+func (c *checker) pin(i int, at place, local, n uint64) error {
+	if c.pinned[i] {
 		return nil
 	}
-	m := c.state.list[at]
+	m := c.state.list[i]
 	if c.op == Read && !m.writable {
-		return errors.WithMessagef(ErrInvalid, "block %d: local memory at %#x is read-only", block, local)
+		return errors.WithMessagef(ErrInvalid, "%v: local memory at %#x is read-only", at, local)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,9 +133,9 @@ func (c *checker) pin(at int, block, local, n uint64) error {
 		return errEnded
 	}
 	if !m.Pin() { // deregistered since the batch began
-		return outside(block, localSide, local, n)
+		return outside(at, localSide, local, n)
 	}
-	c.pinned[at] = true
+	c.pinned[i] = true
 	c.pins = append(c.pins, m)
 	return nil
 }

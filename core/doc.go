@@ -5,13 +5,13 @@
 //
 // An Engine is one process's endpoint. Memory is registered with it, and is from
 // then on open to its own batches and to every peer. A Segment is a peer's
-// process as seen from here. Submit takes blocks (three arrays of numbers),
-// checks all of them, and returns a Batch that is waited for, polled or
-// cancelled.
+// process as seen from here. Submit takes blocks (three arrays of numbers), and
+// SubmitPages page groups (lists of page numbers, and the layers that they apply to);
+// both check them and return a Batch that is waited for, polled or cancelled.
 //
 // # Three vocabularies
 //
-//	request  what a caller asks: Blocks                    request.go
+//	request  what a caller asks: Blocks, PageGroup         request.go, pages.go
 //	run      the longest contiguous stretch on both sides  plan.go
 //	slice    a part of a run on one lane                   slice.go
 //

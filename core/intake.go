@@ -97,21 +97,11 @@ func (b *Batch) take(blocks Blocks, last bool) error {
 func (b *Batch) post(blocks Blocks, bytes uint64, last bool) error {
 	count := len(blocks.Length)
 	b.intake.check.done += uint64(count)
-	b.blocks.Add(uint64(count))
-	b.engine.counts.blocks.Add(uint64(count))
-	if b.bytes.Add(bytes) > maxBytes {
-		return errors.WithMessagef(ErrInvalid, "length: the blocks have more than %d bytes together", uint64(maxBytes))
+	if err := b.grow(uint64(count), bytes); err != nil {
+		return err
 	}
-	if b.posting == nil {
-		if bytes == 0 {
-			return nil
-		}
-		if err := b.begin(); err != nil {
-			return err
-		}
-	}
-	if !b.work.fill() {
-		return nil // it has ended
+	if b.posting == nil || !b.work.fill() {
+		return nil // nothing to move yet, or it has ended
 	}
 	defer b.work.filled()
 	plan := &b.intake.plan
@@ -136,6 +126,23 @@ func (b *Batch) post(blocks Blocks, bytes uint64, last bool) error {
 		b.seal()
 	}
 	return nil
+}
+
+// grow counts blocks that were checked. A batch begins with the first byte to be moved.
+func (b *Batch) grow(blocks, bytes uint64) error {
+	b.blocks.Add(blocks)
+	b.engine.counts.blocks.Add(blocks)
+	if b.bytes.Add(bytes) > maxBytes {
+		return tooManyBytes()
+	}
+	if b.posting == nil && bytes > 0 {
+		return b.begin()
+	}
+	return nil
+}
+
+func tooManyBytes() error {
+	return errors.WithMessagef(ErrInvalid, "length: the blocks have more than %d bytes together", uint64(maxBytes))
 }
 
 // push lets lanes have what was planned since the last time.

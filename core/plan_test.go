@@ -21,7 +21,7 @@ func allOf(regions spans) []bool {
 // plannerOf makes a planner over regions that are all pinned, and where its runs go.
 func plannerOf(regions spans) (*planner, *work) {
 	w := &work{}
-	w.begin(nil, &process{}, nil)
+	w.begin(nil, &process{}, &memories{spans: regions})
 	w.fill()
 	return &planner{regions: regions, pinned: allOf(regions), out: w, hint: -1}, w
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/pkg/errors"
@@ -53,16 +54,32 @@ const (
 	remoteSide side = "remote"
 )
 
+// place says which block is meant, in errors.
+type place struct {
+	group, layer int    // of page groups; group < 0: of a block list
+	index        uint64 // of the block, or of the page in its group's lists
+}
+
+// blockAt is block i of a list.
+func blockAt(i uint64) place { return place{group: -1, index: i} }
+
+func (p place) String() string {
+	if p.group < 0 {
+		return fmt.Sprintf("block %d", p.index)
+	}
+	return fmt.Sprintf("group %d, layer %d, page %d", p.group, p.layer, p.index)
+}
+
 // wraps is the error for a range that wraps around.
-func wraps(block uint64, which side, addr, n uint64) error {
-	return errors.WithMessagef(ErrInvalid, "block %d: %s range %#x of %d bytes wraps around", block, which, addr, n)
+func wraps(at place, which side, addr, n uint64) error {
+	return errors.WithMessagef(ErrInvalid, "%v: %s range %#x of %d bytes wraps around", at, which, addr, n)
 }
 
 // outside is the error for a range that is not registered.
-func outside(block uint64, which side, addr, n uint64) error {
+func outside(at place, which side, addr, n uint64) error {
 	remedy := "register it first"
 	if which == remoteSide {
 		remedy = "the peer must register it first"
 	}
-	return errors.WithMessagef(ErrAddress, "block %d: %s range %#x of %d bytes (%s)", block, which, addr, n, remedy)
+	return errors.WithMessagef(ErrAddress, "%v: %s range %#x of %d bytes (%s)", at, which, addr, n, remedy)
 }

@@ -28,18 +28,15 @@ func (s *Segment) Submit(op Op, blocks Blocks, opts Options) (*Batch, error) {
 	if err := blocks.valid(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		// The arrays are the caller's: they may be unmapped while they are read.
-		// Whoever recovers must not find a batch that never ends.
-		if p := recover(); p != nil {
-			b.discard(errors.WithMessagef(ErrInvalid, "blocks: %v", p))
-			panic(p)
-		}
-	}()
-	in := &b.intake
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if err := b.take(blocks, true); err != nil {
+	defer b.discardOnPanic()
+	b.intake.mu.Lock()
+	defer b.intake.mu.Unlock()
+	return b.taken(b.take(blocks, true))
+}
+
+// taken is the outcome of a call that gave a batch all of its blocks at once.
+func (b *Batch) taken(err error) (*Batch, error) {
+	if err != nil {
 		b.discard(err)
 		return nil, err
 	}
@@ -50,6 +47,15 @@ func (s *Segment) Submit(op Op, blocks Blocks, opts Options) (*Batch, error) {
 		b.finish(ending{quiet: true})
 	}
 	return b, nil
+}
+
+// discardOnPanic is deferred where a caller's arrays are read: they may be unmapped
+// meanwhile, and whoever recovers must not find a batch that never ends.
+func (b *Batch) discardOnPanic() {
+	if p := recover(); p != nil {
+		b.discard(errors.WithMessagef(ErrInvalid, "blocks: %v", p))
+		panic(p)
+	}
 }
 
 // Open begins a batch that blocks are added to while those before are moving: Add, as
@@ -83,7 +89,7 @@ func (s *Segment) batch(op Op, opts Options) (*Batch, error) {
 	b.intake.check.begin(op, state)
 	b.intake.check.learn(p.known.Load().spans)
 	b.intake.plan = planner{regions: state.spans, pinned: b.intake.check.pinned, out: &b.work, hint: -1}
-	b.work.begin(b, p, state.list)
+	b.work.begin(b, p, state)
 	return b, nil
 }
 
@@ -97,36 +103,40 @@ func (b *Batch) discard(err error) {
 	b.Close()
 }
 
-// inspect checks blocks on both sides. The peer is asked when it may have
-// registered more since; at the begin of a batch also when it may be another process
-// by now.
+// inspect checks blocks on both sides; begins: they are the first of their batch.
 func (b *Batch) inspect(blocks Blocks, begins bool) (bytes uint64, err error) {
-	p, check := b.process, &b.intake.check
 	for asked := false; ; asked = true {
-		bytes, err = check.pass(blocks)
-		missing, unknown := err.(unknownRemote)
-		if err != nil && !unknown {
-			return 0, err
-		}
-		if begins && p.gone.Load() {
-			return 0, errors.WithMessage(ErrRestarted, p.name)
-		}
-		if !unknown && (asked || !begins || !p.mustAsk()) {
-			return bytes, nil
-		}
-		if asked {
-			i := int(missing)
-			err := outside(check.done+uint64(i), remoteSide, blocks.Remote[i], blocks.Length[i])
-			return 0, errors.WithMessage(err, p.name)
-		}
-		if err := p.ask(); err != nil {
-			return 0, err
-		}
-		check.learn(p.known.Load().spans)
-		if r, ok := b.posting.(renewablePosting); ok {
-			r.renew()
+		bytes, err = b.intake.check.pass(blocks)
+		if again, err := b.consult(err, asked, begins); !again {
+			return bytes, err
 		}
 	}
+}
+
+// consult asks the peer if what a check found, err, calls for it: the check is to be
+// made again then. The peer may have registered more since; and at the begin of a batch
+// it may be another process by now.
+func (b *Batch) consult(err error, asked, begins bool) (again bool, _ error) {
+	p, check := b.process, &b.intake.check
+	missing, unknown := err.(unknownRemote)
+	switch {
+	case err != nil && !unknown:
+		return false, err
+	case begins && p.gone.Load():
+		return false, errors.WithMessage(ErrRestarted, p.name)
+	case !unknown && (asked || !begins || !p.mustAsk()):
+		return false, nil
+	case asked:
+		return false, errors.WithMessage(outside(missing.at, remoteSide, missing.addr, missing.n), p.name)
+	}
+	if err := p.ask(); err != nil {
+		return false, err
+	}
+	check.learn(p.known.Load().spans)
+	if r, ok := b.posting.(renewablePosting); ok {
+		r.renew()
+	}
+	return true, nil
 }
 
 // ask asks the peer for its ranges.

@@ -21,6 +21,8 @@ func TestTheSameOverEveryTransport(t *testing.T) {
 		{"late registration, threads", TestLateRegistrationIsVisibleToManyThreads},
 		{"pieces", TestBlocksInPieces},
 		{"empty open batch", TestAnEmptyOpenBatchIsDone},
+		{"page groups", TestPageGroupsMeanTheirBlockList},
+		{"long page lists", TestLongPageLists},
 		{"bad piece", TestABadPieceFailsTheBatch},
 		{"open batch ends", TestAnOpenBatchEnds},
 		{"cancel while adding", TestCancelWhileBlocksAreAdded},

@@ -16,6 +16,8 @@ var slabs = sync.Pool{New: func() any { return new(slab) }}
 // work is a batch's supply of slices: the planner appends runs, lanes take slices
 // off them. It is what a transport sees of a batch.
 //
+// The runs of page groups are not appended: they are made when lanes want them.
+//
 // The planner writes runs in place, without the lock: lanes look at published ones
 // only, and a slab goes back when lanes have taken all of it, or when the batch has
 // ended and the planner has left.
@@ -32,6 +34,7 @@ type work struct {
 	at      int        // run that the next slice comes from
 	off     uint64     // bytes of it already given out
 	hint    int        // the peer's range of the last slice
+	pages   pageSupply // runs that are still to be made of page groups
 
 	left atomic.Uint64 // bytes published and not given out
 
@@ -39,8 +42,9 @@ type work struct {
 }
 
 // begin makes the work ready for a batch.
-func (w *work) begin(b *Batch, p *process, regions []*Memory) {
-	w.batch, w.process, w.regions, w.hint = b, p, regions, -1
+func (w *work) begin(b *Batch, p *process, local *memories) {
+	w.batch, w.process, w.regions, w.hint = b, p, local.list, -1
+	w.pages.regions = local.spans
 	w.list = w.room[:0]
 }
 
@@ -82,6 +86,36 @@ func (w *work) publish(n int, bytes uint64) {
 	w.left.Add(bytes)
 }
 
+// supply hands checked page groups over, of so many bytes.
+func (w *work) supply(pieces []pagePiece, bytes uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		dropPieces(pieces)
+		return
+	}
+	w.pages.pieces = append(w.pages.pieces, pieces...)
+	w.left.Add(bytes)
+}
+
+// refill makes some more of the page groups' runs, in place of those that lanes have
+// taken; false: there are no more. w.mu is held.
+func (w *work) refill() bool {
+	if len(w.pages.pieces) == 0 {
+		return false
+	}
+	if len(w.list) == 0 {
+		w.list = append(w.list, nil)
+	}
+	if w.list[0] == nil {
+		w.list[0] = slabs.Get().(*slab)
+	}
+	w.at, w.runs = 0, w.pages.fill(w.list[0][:])
+	w.batch.runs.Add(uint64(w.runs))
+	w.batch.engine.counts.runs.Add(uint64(w.runs))
+	return w.runs > 0
+}
+
 // next fills dst with slices, stopping once they exceed budget bytes.
 func (w *work) next(dst []slice, budget uint64) int {
 	w.mu.Lock()
@@ -93,7 +127,7 @@ func (w *work) next(dst []slice, budget uint64) int {
 	}
 	var n int
 	var bytes uint64
-	for n < len(dst) && bytes < budget && w.at < w.runs {
+	for n < len(dst) && bytes < budget && (w.at < w.runs || w.refill()) {
 		r := &w.list[w.at/slabRuns][uint(w.at)%slabRuns]
 		if w.off == 0 && r.length <= maxSlice && there.holds(r.remote, r.length) {
 			dst[n] = slice(*r) // most: a whole run, where the last one was
@@ -146,6 +180,7 @@ func (w *work) release() {
 	w.over = true
 	w.runs, w.at, w.off = 0, 0, 0
 	w.left.Store(0)
+	w.pages.drop()
 	if !w.filling {
 		w.drop()
 	}
