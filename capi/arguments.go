@@ -97,16 +97,21 @@ func optional(p *C.char, name string) (string, error) {
 
 // numbers views an array argument of count elements.
 func numbers(p *C.uint64_t, count C.uint64_t, name string) ([]uint64, error) {
+	return elements[uint64](unsafe.Pointer(p), uint64(count), name, "count")
+}
+
+// elements views an array argument of count elements; counted is the name of count.
+func elements[T any](p unsafe.Pointer, count uint64, name, counted string) ([]T, error) {
 	if count == 0 {
 		return nil, nil
 	}
 	if count > maxCount {
-		return nil, invalid("count is %d", uint64(count))
+		return nil, invalid("%s is %d", counted, count)
 	}
-	if err := readable(unsafe.Pointer(p), 8*uint64(count), name); err != nil {
-		return nil, errors.WithMessagef(err, "count is %d", uint64(count))
+	if err := readable(p, count*uint64(unsafe.Sizeof(*new(T))), name); err != nil {
+		return nil, errors.WithMessagef(err, "%s is %d", counted, count)
 	}
-	return unsafe.Slice((*uint64)(p), uint64(count)), nil
+	return unsafe.Slice((*T)(p), count), nil
 }
 
 // results views an array of count handles to be written.

@@ -15,6 +15,13 @@ import (
 
 var batches = newTable[*core.Batch](batchKind, "batch")
 
+// submitter is the arguments of a call that starts a batch.
+type submitter interface {
+	// submit starts it and gives out its handle. waits: the calling thread waits for the
+	// end, in Receive.
+	submit(out *C.mc_batch_t, waits bool) (*core.Batch, error)
+}
+
 // request is the arguments that say which blocks move where.
 type request struct {
 	segment               C.mc_segment_t
@@ -22,17 +29,15 @@ type request struct {
 	local, remote, length *C.uint64_t
 	count                 C.uint64_t
 	deadlineMS            C.int64_t
-	waits                 bool // the calling thread waits for the end, in Receive
 }
 
-// submit starts a batch and gives out its handle.
-func (r request) submit(out *C.mc_batch_t) (*core.Batch, error) {
+func (r request) submit(out *C.mc_batch_t, waits bool) (*core.Batch, error) {
 	return begin(r.segment, out, func(s *core.Segment) (*core.Batch, error) {
 		blocks, err := blocksOf(r.local, r.remote, r.length, r.count)
 		if err != nil {
 			return nil, err
 		}
-		return s.Submit(core.Op(r.op), blocks, core.Options{Deadline: milliseconds(r.deadlineMS), Waits: r.waits})
+		return s.Submit(core.Op(r.op), blocks, core.Options{Deadline: milliseconds(r.deadlineMS), Waits: waits})
 	})
 }
 
@@ -74,14 +79,14 @@ func blocksOf(local, remote, length *C.uint64_t, count C.uint64_t) (blocks core.
 //export mc_submit
 func mc_submit(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.uint64_t, count C.uint64_t, deadlineMS C.int64_t, out *C.mc_batch_t) C.int {
 	return guard(func() error {
-		_, err := request{segment, op, local, remote, length, count, deadlineMS, false}.submit(out)
+		_, err := request{segment, op, local, remote, length, count, deadlineMS}.submit(out, false)
 		return err
 	})
 }
 
-// receiveFrom is the timeout from which a blocking call may receive for itself, which
-// can take some milliseconds.
-const receiveFrom = 10
+// receiveFrom is the timeout in milliseconds from which the thread of a blocking call may
+// do some of the work itself, for about as long at most.
+const receiveFrom = 100
 
 // mooncakeTransferBegin is the first half of mc_transfer: a batch, and where to sleep;
 // or, if it has ended already, all of it, and word is NULL.
@@ -90,27 +95,32 @@ const receiveFrom = 10
 func mooncakeTransferBegin(segment C.mc_segment_t, op C.uint32_t, local, remote, length *C.uint64_t, count C.uint64_t,
 	deadlineMS, timeoutMS C.int64_t, status *C.mc_batch_status_t, out *C.mc_batch_t, word **C.uint32_t, running *C.uint32_t) C.int {
 	return guard(func() error {
-		if status != nil {
-			if err := writable(status, "status"); err != nil {
-				return err
-			}
-			*status = C.mc_batch_status_t{}
-		}
-		waits := timeoutMS < 0 || timeoutMS >= receiveFrom
-		b, err := request{segment, op, local, remote, length, count, deadlineMS, waits}.submit(out)
-		if err != nil {
+		return transfer(request{segment, op, local, remote, length, count, deadlineMS}, timeoutMS, status, out, word, running)
+	})
+}
+
+// transfer starts a batch that a caller waits for at once.
+func transfer(r submitter, timeoutMS C.int64_t, status *C.mc_batch_status_t, out *C.mc_batch_t, word **C.uint32_t, running *C.uint32_t) error {
+	if status != nil {
+		if err := writable(status, "status"); err != nil {
 			return err
 		}
-		if waits {
-			b.Receive()
-		}
-		if s := b.Status(); s.State != core.Running {
-			return outcome(b, s, status, out)
-		}
-		at, value := b.Word()
-		*word, *running = (*C.uint32_t)(at), C.uint32_t(value)
-		return nil
-	})
+		*status = C.mc_batch_status_t{}
+	}
+	waits := timeoutMS < 0 || timeoutMS >= receiveFrom
+	b, err := r.submit(out, waits)
+	if err != nil {
+		return err
+	}
+	if waits {
+		b.Receive()
+	}
+	if s := b.Status(); s.State != core.Running {
+		return outcome(b, s, status, out)
+	}
+	at, value := b.Word()
+	*word, *running = (*C.uint32_t)(at), C.uint32_t(value)
+	return nil
 }
 
 // mooncakeTransferEnd is the second half of mc_transfer: what came of the batch,

@@ -54,7 +54,8 @@ extern "C" {
 typedef uint64_t mc_engine_t;  /* from mc_engine_open, ended by mc_engine_close */
 typedef uint64_t mc_memory_t;  /* from mc_register, ended by mc_deregister */
 typedef uint64_t mc_segment_t; /* from mc_segment_open, ended by mc_segment_close */
-typedef uint64_t mc_batch_t;   /* from mc_submit or mc_batch_open, ended by mc_batch_close */
+typedef uint64_t mc_batch_t;   /* from mc_submit, mc_submit_pages, mc_batch_open; ended by
+                                  mc_batch_close */
 
 /* Status codes. One for each thing a caller can act on. */
 enum {
@@ -116,7 +117,7 @@ typedef struct mc_batch_status {
     uint32_t quiet;        /* MC_QUIET_... */
     int32_t error;         /* MC_OK, or why the batch failed */
     uint32_t flags;        /* MC_FLAG_... */
-    uint64_t blocks;       /* blocks submitted */
+    uint64_t blocks;       /* blocks submitted; of page groups, pages times layers */
     uint64_t runs;         /* contiguous runs found in them, so far */
     uint64_t bytes;        /* bytes submitted */
     uint64_t bytes_done;   /* bytes whose arrival is confirmed (v1 writes: sent) */
@@ -134,6 +135,29 @@ typedef struct mc_engine_options {
                                   MC_MIN_RPC_PORT..MC_MAX_RPC_PORT (15000..17000) */
     uint32_t reserved;         /* must be 0 */
 } mc_engine_options_t;
+
+/* Memory that page numbers count in: of local page p it is the length bytes at
+ * local_base + p * local_stride, of remote page q those at remote_base + q *
+ * remote_stride. Addresses are absolute; strides and length are bytes. */
+typedef struct mc_layer {
+    uint64_t local_base;
+    uint64_t remote_base;
+    uint64_t local_stride;  /* from a page to the next */
+    uint64_t remote_stride;
+    uint64_t length;        /* of a page, to be moved */
+} mc_layer_t;
+
+/* One pair of page lists and the layers that share it: in every layer page
+ * local_pages[i] goes with page remote_pages[i]. */
+typedef struct mc_page_group {
+    const void *local_pages;  /* page_count numbers of local_width bytes, none below 0 */
+    const void *remote_pages; /* page_count numbers of remote_width bytes, none below 0 */
+    uint64_t page_count;
+    uint32_t local_width;     /* 4: int32_t, 8: int64_t */
+    uint32_t remote_width;    /* the same, of remote_pages */
+    const mc_layer_t *layers; /* layer_count */
+    uint64_t layer_count;
+} mc_page_group_t;
 
 /* Counters of an engine since it was opened; they never go down but for the last four. */
 typedef struct mc_engine_stats {
@@ -327,6 +351,39 @@ int mc_transfer(mc_segment_t segment, uint32_t op, const uint64_t *local, const 
                 const uint64_t *length, uint64_t count, int64_t deadline_ms, int64_t timeout_ms,
                 mc_batch_status_t *status, mc_batch_t *out);
 
+/* mc_submit_pages starts to move the pages of count groups between local memory and
+ * segment, and returns without waiting for them. It is mc_submit of the block list that has,
+ * for each group, for each of its layers, a block for each of its pages, at the cost of the page
+ * lists and the layers: 4,096 pages in 160 layers are 4,256 entries to read, not 655,360.
+ * Stretches in which both lists go up by one from page to page, or both down by one, are
+ * found once for a group, and are one run in every layer whose strides are both its length.
+ * In others (slices of heads, padded pages) each page is a run of its own; consecutive layers with
+ * equal strides of which each page begins where that of the layer before ends are moved as one.
+ * Order: groups leave one after the other, and each layer by layer. Blocks have no order
+ * among each other, as in mc_submit.
+ * Every page must lie within registered memory on both sides, in every layer. With at
+ * most 16384 pages in all groups together everything is checked before the first byte moves;
+ * more are checked and moved 16384 pages at a time, each time in all of their layers.
+ * A layer of length 0 moves nothing, and no address of it is looked at. Pages may overlap in the
+ * source (a length that exceeds its stride, a page that is named twice). In the
+ * destination a length that exceeds the stride is refused unless the group has one page only; a
+ * page that is named twice gets one of the two, byte by byte.
+ * deadline_ms, restrictions and blocking as in mc_submit. groups, layers and page lists are read
+ * during the call only, and may be freed on return.
+ * Returns MC_OK; MC_EINVAL (op; a group's field, lists that cannot be read, a number below
+ * 0, a length that exceeds the destination's stride, a range that wraps around, read-only memory as
+ * the destination of a read); MC_EADDR; else as mc_submit. The text names the group, and the
+ * layer and the page by their index. On error *out is 0, and no byte was moved, unless there
+ * are more than 16384 pages: then as in a long mc_submit. */
+int mc_submit_pages(mc_segment_t segment, uint32_t op, const mc_page_group_t *groups,
+                    uint64_t count, int64_t deadline_ms, mc_batch_t *out);
+
+/* mc_transfer_pages is mc_submit_pages, mc_wait and mc_batch_close in one call; timeout_ms,
+ * status, out, blocking and what it returns beside that of mc_submit_pages as in mc_transfer. */
+int mc_transfer_pages(mc_segment_t segment, uint32_t op, const mc_page_group_t *groups,
+                      uint64_t count, int64_t deadline_ms, int64_t timeout_ms,
+                      mc_batch_status_t *status, mc_batch_t *out);
+
 /* mc_batch_open begins a batch whose blocks come in pieces, the first of them moving
  * while later ones are still being made: mc_batch_add, as often as need be, and
  * mc_batch_seal, without which the batch does not end well. Local memory must be
@@ -347,7 +404,7 @@ int mc_batch_add(mc_batch_t batch, const uint64_t *local, const uint64_t *remote
                  const uint64_t *length, uint64_t count);
 
 /* mc_batch_seal says that a batch gets no more blocks: it ends when those it has are
- * moved. Sealing twice, or a batch from mc_submit, does nothing. Blocks as mc_submit.
+ * moved. Sealing twice, or a batch that was not opened by mc_batch_open, does nothing. Blocks as mc_submit.
  * Returns MC_OK, MC_EHANDLE. */
 int mc_batch_seal(mc_batch_t batch);
 

@@ -85,3 +85,15 @@ int mc_transfer(mc_segment_t segment, uint32_t op, const uint64_t *local, const 
     sleep_on(word, running, timeout_ms);
     return mooncakeTransferEnd(status, out);
 }
+
+int mc_transfer_pages(mc_segment_t segment, uint32_t op, const mc_page_group_t *groups,
+                      uint64_t count, int64_t deadline_ms, int64_t timeout_ms,
+                      mc_batch_status_t *status, mc_batch_t *out) {
+    uint32_t *word = NULL, running = 0;
+    int rc = mooncakeTransferPagesBegin(segment, op, (mc_page_group_t *)groups, count, deadline_ms,
+                                        timeout_ms, status, out, &word, &running);
+    if (rc != MC_OK || word == NULL)
+        return rc;
+    sleep_on(word, running, timeout_ms);
+    return mooncakeTransferEnd(status, out);
+}

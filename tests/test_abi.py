@@ -20,6 +20,8 @@ from mooncake._batch import STATUS_LAYOUT, status_of
 
 STRUCTS = {
     "mc_batch_status_t": _ffi.BatchStatus,
+    "mc_layer_t": _ffi.Layer,
+    "mc_page_group_t": _ffi.PageGroup,
     "mc_engine_options_t": _ffi.EngineOptions,
     "mc_engine_stats_t": _ffi.EngineStats,
 }
@@ -87,6 +89,7 @@ PARAMETERS = {
     "const mc_memory_t *": (ctypes.c_void_p,),
     "mc_batch_status_t *": (ctypes.POINTER(_ffi.BatchStatus),),
     "mc_engine_stats_t *": (ctypes.POINTER(_ffi.EngineStats),),
+    "const mc_page_group_t *": (ctypes.POINTER(_ffi.PageGroup),),
     "const mc_engine_options_t *": (ctypes.POINTER(_ffi.EngineOptions),),
     **{name: (kind,) for name, kind in HANDLES.items()},
     **{f"{name} *": (ctypes.POINTER(kind), ctypes.c_void_p) for name, kind in HANDLES.items()},

@@ -9,6 +9,7 @@ import os
 import pytest
 
 import mooncake
+from kit import Pages
 from mooncake import _ffi
 
 EINVAL = -1
@@ -106,3 +107,53 @@ def test_arrays_of_a_batch(raw: ctypes.CDLL, handle: u64, bad: int) -> None:
             status = raw.mc_submit(segment_handle, 1, *good, u64(1), ctypes.c_int64(0), p)
             assert status == EINVAL
             assert one.stats().batches_open == 0
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_arrays_of_page_groups(raw: ctypes.CDLL, handle: u64, bad: int) -> None:
+    with mooncake.Engine("127.0.0.1") as one, mooncake.Engine("127.0.0.1") as other:
+        here, there = one.register(bytearray(4096)), other.register(bytearray(4096))
+        with one.open_segment(other.session) as segment:
+            pages = (ctypes.c_int32 * 2)(0, 1)
+            layer = _ffi.Layer(here.address, there.address, 64, 64, 64)
+            at, layer_at = ctypes.addressof(pages), ctypes.addressof(layer)
+            segment_handle, batch, ms = u64(segment.handle), u64(77), ctypes.c_int64(0)
+            for name in ("local_pages", "remote_pages", "layers"):
+                group = _ffi.PageGroup(at, at, 2, 4, 4, layer_at, 1)
+                setattr(group, name, bad)
+                status = raw.mc_submit_pages(
+                    segment_handle, 1, ctypes.byref(group), u64(1), ms, ctypes.byref(batch)
+                )
+                assert (status, batch.value) == (EINVAL, 0)
+                assert b"group 0: " in raw.mc_last_error()
+                assert name.encode() + b" " in raw.mc_last_error()
+            status = raw.mc_submit_pages(
+                segment_handle, 1, ctypes.c_void_p(bad), u64(1), ms, ctypes.byref(batch)
+            )
+            assert (status, batch.value) == (EINVAL, 0)
+            assert b"groups " in raw.mc_last_error()
+            assert one.stats().batches_open == 0
+
+
+def test_a_page_list_with_a_hole(raw: ctypes.CDLL) -> None:
+    """Both ends of the list can be read; the batch ends and nothing stays behind."""
+    libc = ctypes.CDLL(None)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    hole = Pages(3 * 4096)
+    with mooncake.Engine("127.0.0.1") as one, mooncake.Engine("127.0.0.1") as other:
+        here, there = one.register(bytearray(4096)), other.register(bytearray(4096))
+        with one.open_segment(other.session) as segment:
+            layer = _ffi.Layer(here.address, there.address, 64, 64, 64)
+            group = _ffi.PageGroup(
+                hole.address, hole.address, 3072, 4, 4, ctypes.addressof(layer), 1
+            )
+            batch = u64(77)
+            arguments = (u64(segment.handle), 1, ctypes.byref(group), u64(1), ctypes.c_int64(0))
+            assert libc.mprotect(hole.address + 4096, 4096, 0) == 0
+            status = raw.mc_submit_pages(*arguments, ctypes.byref(batch))
+            assert libc.mprotect(hole.address + 4096, 4096, 3) == 0
+            assert (status, batch.value) == (EINVAL, 0)
+            assert b"not accessible" in raw.mc_last_error()
+            assert one.stats().batches_open == 0
+            here.close()
+            there.close()

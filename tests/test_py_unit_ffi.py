@@ -22,6 +22,8 @@ CTYPES = {
     "uint32_t": ctypes.c_uint32,
     "int32_t": ctypes.c_int32,
     "const char *": ctypes.c_char_p,
+    "const void *": ctypes.c_void_p,
+    "const mc_layer_t *": ctypes.c_void_p,
 }
 
 
@@ -70,6 +72,8 @@ def test_constants_are_the_headers() -> None:
     ("structure", "name"),
     [
         (_ffi.BatchStatus, "mc_batch_status"),
+        (_ffi.Layer, "mc_layer"),
+        (_ffi.PageGroup, "mc_page_group"),
         (_ffi.EngineOptions, "mc_engine_options"),
         (_ffi.EngineStats, "mc_engine_stats"),
     ],
@@ -77,7 +81,7 @@ def test_constants_are_the_headers() -> None:
 def test_structures_are_the_headers(structure: type[ctypes.Structure], name: str) -> None:
     body = re.search(rf"typedef struct {name} \{{(.*?)\}}", CODE, re.DOTALL)
     assert body is not None
-    fields = re.findall(r"(const char \*|\w+ )\s*(\w+);", body.group(1))
+    fields = re.findall(r"(const \w+ \*|\w+ )\s*(\w+);", body.group(1))
     assert [(field, CTYPES[kind.strip()]) for kind, field in fields] == structure._fields_
 
 

@@ -82,6 +82,32 @@ class BatchStatus(Structure):
     ]
 
 
+class Layer(Structure):
+    """mc_layer_t"""
+
+    _fields_ = [
+        ("local_base", c_uint64),
+        ("remote_base", c_uint64),
+        ("local_stride", c_uint64),
+        ("remote_stride", c_uint64),
+        ("length", c_uint64),
+    ]
+
+
+class PageGroup(Structure):
+    """mc_page_group_t"""
+
+    _fields_ = [
+        ("local_pages", c_void_p),
+        ("remote_pages", c_void_p),
+        ("page_count", c_uint64),
+        ("local_width", c_uint32),
+        ("remote_width", c_uint32),
+        ("layers", c_void_p),  # of Layer
+        ("layer_count", c_uint64),
+    ]
+
+
 class EngineOptions(Structure):
     """mc_engine_options_t"""
 
@@ -171,6 +197,23 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             POINTER(batch_t),
         ],
     ),
+    "mc_submit_pages": (
+        c_int,
+        [segment_t, c_uint32, POINTER(PageGroup), c_uint64, c_int64, POINTER(batch_t)],
+    ),
+    "mc_transfer_pages": (
+        c_int,
+        [
+            segment_t,
+            c_uint32,
+            POINTER(PageGroup),
+            c_uint64,
+            c_int64,
+            c_int64,
+            POINTER(BatchStatus),
+            POINTER(batch_t),
+        ],
+    ),
     "mc_batch_open": (c_int, [segment_t, c_uint32, c_int64, POINTER(batch_t)]),
     "mc_batch_add": (c_int, [batch_t, u64_array, u64_array, u64_array, c_uint64]),
     "mc_batch_seal": (c_int, [batch_t]),
@@ -198,14 +241,14 @@ _BY_STATUS = {STATUS[name]: exception for name, exception in EXCEPTIONS.items()}
 _TIMED_OUT = STATUS["MC_ETIMEDOUT"]
 # Functions that return MC_ETIMEDOUT instead of raising it: they are called in short
 # quanta, so running out of one is no error yet.
-_WAITS = ("mc_transfer", "mc_wait")
+_WAITS = ("mc_transfer", "mc_transfer_pages", "mc_wait")
 
 
 def lib() -> Any:
     """The loaded library, as a ctypes.CDLL with every prototype set.
 
     Its functions free the GIL while they run, and raise the exception of a negative
-    status (the MC_ETIMEDOUT of mc_wait and mc_transfer excepted, which they return). The
+    status (the MC_ETIMEDOUT of mc_wait and of the two mc_transfer excepted, which they return). The
     first call loads the library, from MOONCAKE_LIBRARY if that is set, else from the package
     directory.
     Raises LibraryError, and ForkedError in a forked child.

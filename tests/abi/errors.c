@@ -80,6 +80,10 @@ static void bad_segment(mc_segment_t bad) {
     FAILS(MC_EHANDLE, "segment", mc_transfer(bad, MC_WRITE, &at, &at, &length, 1, 0, -1, NULL, &out));
     CHECK(out == 0, "a failed transfer left %llu in out", (unsigned long long)out);
     FAILS(MC_EHANDLE, "segment", mc_batch_open(bad, MC_WRITE, 0, &out));
+    out = 77;
+    FAILS(MC_EHANDLE, "segment", mc_submit_pages(bad, MC_WRITE, NULL, 0, 0, &out));
+    CHECK(out == 0, "a failed submit left %llu in out", (unsigned long long)out);
+    FAILS(MC_EHANDLE, "segment", mc_transfer_pages(bad, MC_WRITE, NULL, 0, 0, -1, NULL, &out));
 }
 
 static void bad_batch(mc_batch_t bad) {
@@ -334,6 +338,87 @@ static void submits(void) {
     bad_block(MC_EADDR, "remote", at, at - 8, 16);
 }
 
+/* A page group of two pages and two layers of dense pages of 16 bytes, which a test
+ * spoils; after a good group that must not be moved either. */
+static mc_layer_t layers[2];
+static int32_t local_pages[2];
+static int64_t remote_pages[2];
+
+static mc_page_group_t a_group(void) {
+    uint64_t at = address_of(memory_at);
+    for (int i = 0; i < 2; i++) {
+        layers[i] = (mc_layer_t){.local_base = at + i * 1024, .remote_base = at + SIZE / 2 + i * 1024,
+                                 .local_stride = 16, .remote_stride = 16, .length = 16};
+        local_pages[i] = i, remote_pages[i] = 5 - i;
+    }
+    return (mc_page_group_t){.local_pages = local_pages, .local_width = 4, .remote_pages = remote_pages,
+                             .remote_width = 8, .page_count = 2, .layers = layers, .layer_count = 2};
+}
+
+static void bad_group(int code, const char *text, mc_page_group_t bad) {
+    static mc_layer_t layer;
+    uint64_t at = address_of(memory_at);
+    int64_t page = 0;
+    layer = (mc_layer_t){.local_base = at, .remote_base = at + SIZE / 2, .length = 16};
+    mc_page_group_t groups[2] = {{.local_pages = &page, .local_width = 8, .remote_pages = &page,
+                                  .remote_width = 8, .page_count = 1, .layers = &layer, .layer_count = 1},
+                                 bad};
+    mc_batch_status_t status;
+    mc_batch_t out = 77;
+    memset(memory_at, 1, 16);
+    memset(memory_at + SIZE / 2, 2, 16);
+    FAILS(code, text, mc_submit_pages(segment, MC_WRITE, groups, 2, 0, &out));
+    CHECK(strstr(mc_last_error(), "group 1") != NULL, "the message \"%s\" does not name group 1",
+          mc_last_error());
+    CHECK(out == 0, "a failed submit left %llu in out", (unsigned long long)out);
+    out = 77;
+    memset(&status, 0xFF, sizeof status);
+    FAILS(code, text, mc_transfer_pages(segment, MC_WRITE, groups, 2, 0, -1, &status, &out));
+    CHECK(out == 0 && status.blocks == 0, "a failed transfer left something");
+    CHECK(memory_at[SIZE / 2] == 2, "a failed submit moved bytes");
+    OK(mc_transfer_pages(segment, MC_WRITE, groups, 1, 0, -1, &status, &out));
+    CHECK(memory_at[SIZE / 2] == 1 && status.blocks == 1 && status.bytes == 16, "the good group");
+}
+
+static void bad_layer(int code, const char *text, mc_layer_t bad) {
+    mc_page_group_t group = a_group();
+    layers[1] = bad;
+    bad_group(code, text, group);
+}
+
+static void page_groups(void) {
+    mc_page_group_t group = a_group(), bad;
+    mc_layer_t layer;
+    mc_batch_t out;
+    FAILS(MC_EINVAL, "op", mc_submit_pages(segment, 2, &group, 1, 0, &out));
+    FAILS(MC_EINVAL, "groups", mc_submit_pages(segment, MC_READ, NULL, 1, 0, &out));
+    FAILS(MC_EINVAL, "out", mc_submit_pages(segment, MC_READ, &group, 1, 0, NULL));
+    FAILS(MC_EINVAL, "count", mc_submit_pages(segment, MC_READ, &group, HUGE_COUNT, 0, &out));
+    FAILS(MC_EINVAL, "status",
+          mc_transfer_pages(segment, MC_READ, &group, 1, 0, -1, (mc_batch_status_t *)8, &out));
+
+    bad = a_group(), bad.local_pages = NULL, bad_group(MC_EINVAL, "local_pages is NULL", bad);
+    bad = a_group(), bad.remote_pages = (void *)8, bad_group(MC_EINVAL, "remote_pages", bad);
+    bad = a_group(), bad.layers = NULL, bad_group(MC_EINVAL, "layers is NULL", bad);
+    bad = a_group(), bad.page_count = HUGE_COUNT, bad_group(MC_EINVAL, "page_count", bad);
+    bad = a_group(), bad.layer_count = HUGE_COUNT, bad_group(MC_EINVAL, "layer_count", bad);
+    bad = a_group(), bad.local_width = 0, bad_group(MC_EINVAL, "local_width is 0", bad);
+    bad = a_group(), bad.remote_width = 2, bad_group(MC_EINVAL, "remote_width is 2", bad);
+    bad = a_group(), local_pages[1] = -1, bad_group(MC_EINVAL, "local page 1 of the list is -1", bad);
+    bad = a_group(), remote_pages[0] = INT64_MIN, bad_group(MC_EINVAL, "remote page 0 of the list", bad);
+    bad = a_group(), local_pages[1] = INT32_MAX, bad_group(MC_EADDR, "layer 0, page 1: local", bad);
+    bad = a_group(), remote_pages[0] = INT64_MAX, bad_group(MC_EINVAL, "layer 0, page 0: remote", bad);
+
+    bad = a_group(), layer = layers[1], layer.remote_stride = 15;
+    bad_layer(MC_EINVAL, "layer 1: length 16 is more than the remote stride 15", layer);
+    bad = a_group(), layer = layers[1], layer.local_base = 8, bad_layer(MC_EADDR, "layer 1, page 0: local", layer);
+    bad = a_group(), layer = layers[1], layer.local_stride = SIZE, bad_layer(MC_EADDR, "layer 1, page 1: local", layer);
+    bad = a_group(), layer = layers[1], layer.remote_base = 8, bad_layer(MC_EADDR, "layer 1, page 0: remote", layer);
+    bad = a_group(), layer = layers[1], layer.remote_stride = UINT64_MAX;
+    bad_layer(MC_EINVAL, "layer 1, page 0: remote", layer);
+    OK(mc_transfer_pages(segment, MC_READ, NULL, 0, 0, -1, NULL, &out));
+}
+
 static void batches(void) {
     FAILS(MC_EINVAL, "out", mc_poll(batch, NULL));
     FAILS(MC_EINVAL, "out", mc_batch_fd(batch, NULL));
@@ -401,6 +486,7 @@ int main(void) {
     registration_of_many();
     segments();
     submits();
+    page_groups();
     batches();
     peers();
     notifications();

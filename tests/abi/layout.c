@@ -55,6 +55,24 @@ static void structs(void) {
     FIELD(mc_batch_status_t, duration_ns);
     end_struct();
 
+    BEGIN(mc_layer_t);
+    FIELD(mc_layer_t, local_base);
+    FIELD(mc_layer_t, remote_base);
+    FIELD(mc_layer_t, local_stride);
+    FIELD(mc_layer_t, remote_stride);
+    FIELD(mc_layer_t, length);
+    end_struct();
+
+    BEGIN(mc_page_group_t);
+    FIELD(mc_page_group_t, local_pages);
+    FIELD(mc_page_group_t, remote_pages);
+    FIELD(mc_page_group_t, page_count);
+    FIELD(mc_page_group_t, local_width);
+    FIELD(mc_page_group_t, remote_width);
+    FIELD(mc_page_group_t, layers);
+    FIELD(mc_page_group_t, layer_count);
+    end_struct();
+
     BEGIN(mc_engine_options_t);
     FIELD(mc_engine_options_t, struct_size);
     FIELD(mc_engine_options_t, metadata);

@@ -108,6 +108,60 @@ static void write_and_read_back(struct pair *p) {
               "block %llu differs after reading back", (unsigned long long)i);
 }
 
+/* Pages of 64 bytes in three layers: dense ones here, slices of heads at the peer. Both
+ * widths of page numbers, and a group of its own for a layer with other pages. */
+static void pages(struct pair *p) {
+    enum { PAGES = 300, PAGE = 64, STRIDE = 192 };
+    static int32_t narrow[PAGES];
+    static int64_t wide[PAGES];
+    const int32_t one = 7;
+    mc_layer_t layers[3], other = {.local_base = address_of(p->source),
+                                   .remote_base = address_of(p->destination) + SIZE / 2,
+                                   .local_stride = 100, .remote_stride = 100, .length = 1000};
+    for (int i = 0; i < PAGES; i++)
+        narrow[i] = i / 3, wide[i] = PAGES - 1 - i;
+    for (int k = 0; k < 3; k++)
+        layers[k] = (mc_layer_t){.local_base = address_of(p->source) + k * PAGES * PAGE,
+                                 .remote_base = address_of(p->destination) + k * PAGE,
+                                 .local_stride = PAGE, .remote_stride = STRIDE, .length = PAGE};
+    mc_page_group_t groups[2] = {
+        {.local_pages = narrow, .local_width = 4, .remote_pages = wide, .remote_width = 8,
+         .page_count = PAGES, .layers = layers, .layer_count = 3},
+        {.local_pages = &one, .local_width = 4, .remote_pages = &one, .remote_width = 4,
+         .page_count = 1, .layers = &other, .layer_count = 1}};
+    mc_batch_status_t status;
+    mc_batch_t batch = 77;
+    fill(p->source, SIZE, 9);
+    memset(p->destination, 0, SIZE);
+    OK(mc_transfer_pages(p->segment, MC_WRITE, groups, 2, 0, -1, &status, &batch));
+    CHECK(batch == 0, "a transfer that is done left %llu in out", (unsigned long long)batch);
+    check_done(&status, 3 * PAGES + 1, 3 * PAGES * PAGE + 1000);
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < PAGES; i++)
+            CHECK(memcmp(p->destination + wide[i] * STRIDE + k * PAGE,
+                         p->source + (k * PAGES + narrow[i]) * PAGE, PAGE) == 0, "layer %d page %d", k, i);
+    CHECK(memcmp(p->destination + SIZE / 2 + 700, p->source + 700, 1000) == 0, "the other group");
+    CHECK(p->destination[SIZE / 2 + 699] == 0 && p->destination[SIZE / 2 + 1700] == 0 &&
+              p->destination[PAGES * STRIDE] == 0, "a byte beside the pages was written");
+
+    /* And back, in a batch that is waited for; the arrays may go at once. */
+    static uint8_t before[SIZE];
+    memcpy(before, p->source, SIZE);
+    for (int i = 0; i < PAGES; i++)
+        narrow[i] = i; /* a page must not be read into twice */
+    memset(p->source, 0, SIZE);
+    OK(mc_submit_pages(p->segment, MC_READ, groups, 1, 0, &batch));
+    memset(layers, 0xFF, sizeof layers), memset(narrow, 0xFF, sizeof narrow);
+    OK(mc_wait(batch, 30000, &status));
+    check_done(&status, 3 * PAGES, 3 * PAGES * PAGE);
+    OK(mc_batch_close(batch));
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < PAGES; i++)
+            CHECK(memcmp(p->source + (k * PAGES + i) * PAGE, before + (k * PAGES + i / 3) * PAGE,
+                         PAGE) == 0, "layer %d page %d after reading back", k, i);
+    CHECK(p->source[3 * PAGES * PAGE] == 0, "a byte behind the pages was written");
+}
+
 /* One call that moves and waits; and one that does not wait, whose batch goes on. */
 static void in_one_call(struct pair *p) {
     static uint64_t local[BLOCKS], remote[BLOCKS], length[BLOCKS];
@@ -305,6 +359,7 @@ static void main_path(void) {
     after_the_end(&p);
     own_segment(&p);
     counters(&p);
+    pages(&p);
     control(&p);
     /* A fence ends connections, not the peer: the next batch works. */
     merged(&p);
