@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from board import Board
 from kit import Pages, skip_or_fail, within
 from peers import Peer
 from stage import Stage
@@ -72,6 +73,11 @@ def open_engine() -> Iterator[Callable[..., Any]]:
     yield open_one
     for engine in engines:
         within(20, engine.close)
+
+
+@pytest.fixture
+def board(open_engine: Callable[..., Any]) -> Board:
+    return Board(open_engine)
 
 
 @pytest.fixture

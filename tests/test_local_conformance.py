@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import test_pages
 import test_transfer
 import test_transfer_pieces
 
@@ -15,7 +16,7 @@ def default_variables(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
 
 
 # Its fixtures, too: those that do not come from conftest.py.
-for module in (test_transfer, test_transfer_pieces):
+for module in (test_pages, test_transfer, test_transfer_pieces):
     for name, thing in vars(module).items():
         if name.startswith("test_") or name == "pair":
             globals()[name] = thing

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ._errors import Unsupported as Unsupported
     from ._errors import WaitTimeout as WaitTimeout
     from ._memory import Memory as Memory
+    from ._pages import Layer as Layer
+    from ._pages import PageGroup as PageGroup
     from ._segment import Segment as Segment
     from .native import Engine as Engine
     from .native import EngineStats as EngineStats
@@ -72,6 +74,7 @@ _HOMES = {
         "WaitTimeout",
     ),
     "_memory": ("Memory",),
+    "_pages": ("Layer", "PageGroup"),
     "_segment": ("Segment",),
     "native": ("Engine", "EngineStats", "Notification", "local_topology"),
 }

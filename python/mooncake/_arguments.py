@@ -91,7 +91,8 @@ def integers(value: object, name: str) -> list[int]:
     return list((ctypes.c_uint64 * numbers.size).from_address(numbers.address))
 
 
-_NATIVE = "@=<" if sys.byteorder == "little" else "@=>!"
+# How the formats of native numbers may begin.
+NATIVE = "@=<" if sys.byteorder == "little" else "@=>!"
 # Where the byte with the sign is in a 64-bit integer.
 _SIGN_BYTE = 7 if sys.byteorder == "little" else 0
 
@@ -99,7 +100,7 @@ _SIGN_BYTE = 7 if sys.byteorder == "little" else 0
 def _viewed(value: Any, view: memoryview, name: str) -> Words:
     if view.ndim != 1:
         raise TypeError(f"{name} must have one dimension, not {view.ndim}")
-    kind = view.format.lstrip(_NATIVE)
+    kind = view.format.lstrip(NATIVE)
     if view.itemsize == 8 and view.c_contiguous:
         if kind in ("Q", "L", "N", "P"):
             return Words(address_of_view(view), len(view), view)

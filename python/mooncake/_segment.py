@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import _ffi
@@ -12,6 +13,7 @@ from ._batch import QUANTUM_MS, Batch, BatchStatus, Op, add_outcome, status_of, 
 from ._blocks import TOGETHER, Blocks, blocks_of
 from ._errors import MooncakeError, NotFound, StaleHandle
 from ._handles import Handle
+from ._pages import Groups, PageGroup, groups_of
 
 if TYPE_CHECKING:
     from .native import Engine
@@ -112,17 +114,63 @@ class Segment(Handle):
         than 16,384 blocks, some may have been, and nothing in this process touches their
         pages any more: quiet and batch_status are set if the library found the fault.
         """
-        if op not in (Op.READ, Op.WRITE):
-            raise _ffi.error("MC_EINVAL", f"op must be Op.READ or Op.WRITE, not {op!r}")
-        blocks = blocks_of(local, remote, lengths)
-        return self._submit(Op(op), blocks, _deadline(deadline))
+        op = _checked(op)
+        return self._submit(op, blocks_of(local, remote, lengths), _deadline(deadline))
 
-    def _submit(self, op: Op, blocks: Blocks, deadline_ms: int) -> Batch:
-        """submit() of columns of one length."""
+    def write_pages(
+        self, groups: PageGroup | Sequence[PageGroup], *, deadline: float | None = None
+    ) -> BatchStatus:
+        """Move the pages of groups from local memory into the peer's, and wait until every
+        byte is there.
+
+        Arguments and exceptions as for submit_pages(), and those of Batch.wait() but
+        WaitTimeout. Blocks, and is interrupted, as write().
+        """
+        return status_of(self._transfer(Op.WRITE, groups_of(groups), _deadline(deadline)))
+
+    def read_pages(
+        self, groups: PageGroup | Sequence[PageGroup], *, deadline: float | None = None
+    ) -> BatchStatus:
+        """Move the pages of groups from the peer's memory into local memory; else as
+        write_pages()."""
+        return status_of(self._transfer(Op.READ, groups_of(groups), _deadline(deadline)))
+
+    def submit_pages(
+        self,
+        op: Op,
+        groups: PageGroup | Sequence[PageGroup],
+        *,
+        deadline: float | None = None,
+    ) -> Batch:
+        """Start to move the pages of one group or several, without waiting for them.
+
+        It is submit() of the block list that has, for each group, for each of its layers, a
+        block for each of its pages, at the cost of the page lists and the layers only.
+        Every page must lie within registered memory on both sides, in every layer. In the
+        source pages may overlap; in the destination a layer's length may not exceed its
+        stride, unless the group has one page. Groups leave one after the other, each layer by
+        layer. Pages that are neighbours on both sides are moved as one run where both
+        strides are the length. blocks of the status is the number of pages times layers.
+        deadline and blocking as for submit(). The arguments may be changed on return.
+        Raises TypeError, InvalidArgument and NotRegistered (the text names the group, and the
+        layer and the page by their index), PeerUnreachable, PeerRestarted, StaleHandle. Then
+        nothing was moved; or, of more than 16,384 pages in all groups together, some may have
+        been, and nothing in this process touches their memory any more.
+        """
+        op = _checked(op)
+        return self._submit(op, groups_of(groups), _deadline(deadline))
+
+    def _submit(self, op: Op, blocks: Blocks | Groups, deadline_ms: int) -> Batch:
+        """submit() of columns of one length, or submit_pages()."""
         out = ctypes.c_uint64()
         library = _ffi.lib()
         try:
-            if blocks.local.size > TOGETHER:
+            if isinstance(blocks, Groups):
+                groups = blocks.array
+                library.mc_submit_pages(
+                    self.handle, op, groups, len(groups), deadline_ms, ctypes.byref(out)
+                )
+            elif blocks.local.size > TOGETHER:
                 self._submit_pieces(op, blocks, deadline_ms, out)
             else:
                 local, remote, lengths = blocks.whole()
@@ -163,12 +211,23 @@ class Segment(Handle):
             add_outcome(error, wait_for_end(out.value))
             raise
 
-    def _transfer(self, op: Op, blocks: Blocks, deadline_ms: int) -> _ffi.BatchStatus:
+    def _transfer(self, op: Op, blocks: Blocks | Groups, deadline_ms: int) -> _ffi.BatchStatus:
         """_submit(), wait and close: the outcome of a batch that is done."""
         raw, out = _ffi.BatchStatus(), ctypes.c_uint64()
         library = _ffi.lib()
         try:
-            if blocks.local.size > TOGETHER:
+            if isinstance(blocks, Groups):
+                result = library.mc_transfer_pages(
+                    self.handle,
+                    op,
+                    blocks.array,
+                    len(blocks.array),
+                    deadline_ms,
+                    QUANTUM_MS,
+                    ctypes.byref(raw),
+                    ctypes.byref(out),
+                )
+            elif blocks.local.size > TOGETHER:
                 self._submit_pieces(op, blocks, deadline_ms, out)
                 result = _TIMED_OUT
             else:
@@ -206,6 +265,12 @@ class Segment(Handle):
 
     def __repr__(self) -> str:
         return f"<mooncake.Segment {self.name}, {self._handle:#x}>"
+
+
+def _checked(op: Op) -> Op:
+    if op not in (Op.READ, Op.WRITE):
+        raise _ffi.error("MC_EINVAL", f"op must be Op.READ or Op.WRITE, not {op!r}")
+    return Op(op)
 
 
 def _close(batch: int) -> None:
