@@ -214,7 +214,8 @@ func cStatus(s core.Status) C.mc_batch_status_t {
 		state: C.uint32_t(s.State), quiet: C.uint32_t(s.Quiet), error: C.int32_t(statusOf(s.Err)),
 		blocks: C.uint64_t(s.Blocks), runs: C.uint64_t(s.Runs),
 		bytes: C.uint64_t(s.Bytes), bytes_done: C.uint64_t(s.BytesDone),
-		duration_ns: C.uint64_t(s.Duration.Nanoseconds()),
+		duration_ns:  C.uint64_t(s.Duration.Nanoseconds()),
+		joined_local: C.uint64_t(s.JoinedLocal), joined_remote: C.uint64_t(s.JoinedRemote),
 	}
 	if s.Unconfirmed {
 		out.flags |= C.MC_FLAG_UNCONFIRMED

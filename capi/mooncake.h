@@ -122,6 +122,8 @@ typedef struct mc_batch_status {
     uint64_t bytes;        /* bytes submitted */
     uint64_t bytes_done;   /* bytes whose arrival is confirmed (v1 writes: sent) */
     uint64_t duration_ns;  /* from mc_submit to now, or to the end of the batch */
+    uint64_t joined_local; /* runs that begin where the one before ends, locally only */
+    uint64_t joined_remote;/* the same, in the segment only */
 } mc_batch_status_t;
 
 /* How to open an engine. Zero-fill it, set struct_size, then what you need. */

@@ -38,6 +38,9 @@ type Status struct {
 	Bytes       uint64
 	BytesDone   uint64 // confirmed
 	Duration    time.Duration
+	// Runs that begin where the one before ends, on that side only: those that a
+	// transport may scatter to read (local) or gather to write (remote).
+	JoinedLocal, JoinedRemote uint64
 }
 
 // Batch is the blocks of one Submit or SubmitPages, or of those added between Open and
@@ -58,7 +61,8 @@ type Batch struct {
 	blocks    atomic.Uint64 // so far
 	bytes     atomic.Uint64
 	runs      atomic.Uint64
-	delivered atomic.Uint64 // bytes confirmed
+	joined    [4]atomic.Uint64 // of them, by joins
+	delivered atomic.Uint64    // bytes confirmed
 	word      word
 	wordWas   uint32 // the word's value while the batch runs
 	done      chan struct{}
@@ -124,7 +128,8 @@ func (b *Batch) Err() error {
 func (b *Batch) Status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := Status{Blocks: b.blocks.Load(), Runs: b.runs.Load(), Bytes: b.bytes.Load(), BytesDone: b.delivered.Load()}
+	s := Status{Blocks: b.blocks.Load(), Runs: b.runs.Load(), Bytes: b.bytes.Load(), BytesDone: b.delivered.Load(),
+		JoinedLocal: b.joined[joinsLocal].Load(), JoinedRemote: b.joined[joinsRemote].Load()}
 	if b.end == nil {
 		s.Duration = time.Since(b.began)
 		return s

@@ -168,11 +168,18 @@ func (b *Batch) publish() bool {
 	if fresh == 0 {
 		return false
 	}
-	b.runs.Add(uint64(fresh))
-	b.engine.counts.runs.Add(uint64(fresh))
+	b.found(fresh, &in.plan.joined)
 	b.work.publish(in.plan.n, in.plan.planned-in.bytes)
 	in.runs, in.bytes = in.plan.n, in.plan.planned
 	return true
+}
+
+// found counts runs, and how all of the batch's join.
+func (b *Batch) found(runs int, all *joined) {
+	b.runs.Add(uint64(runs))
+	b.engine.counts.runs.Add(uint64(runs))
+	b.joined[joinsLocal].Store(all[joinsLocal])
+	b.joined[joinsRemote].Store(all[joinsRemote])
 }
 
 // extend moves the default deadline by the bytes that came after the begin.

@@ -12,8 +12,11 @@ type pageSupply struct {
 
 	// Where the first piece goes on.
 	layer, run int
-	page       uint64 // of a run whose pages are runs each
-	rest       run    // of a run that is cut where local regions border
+	page       uint64  // of a run whose pages are runs each
+	rest       stretch // of a run that is cut where local regions border
+
+	local, remote uint64 // where the last run ends
+	joined        joined
 }
 
 // fill writes the next runs to dst, and returns how many there are.
@@ -30,7 +33,7 @@ func (s *pageSupply) fill(dst []run) (n int) {
 			s.run = p.runs.n
 		case l.region >= 0:
 			for ; n < len(dst) && s.run < p.runs.n; n++ {
-				dst[n] = s.stretch(p, l)
+				s.set(&dst[n], s.stretch(p, l), l.region)
 			}
 		default:
 			n += s.cut(dst[n:], p, l)
@@ -42,10 +45,20 @@ func (s *pageSupply) fill(dst []run) (n int) {
 	return n
 }
 
+// set makes a run that follows the last one.
+func (s *pageSupply) set(r *run, x stretch, region int32) {
+	how := joining(x.local-s.local, x.remote-s.remote)
+	r.set(x, region, how)
+	if how != 0 {
+		s.joined[how&joinsBoth]++
+	}
+	s.local, s.remote = x.local+x.length, x.remote+x.length
+}
+
 // stretch is the next run of a layer, wherever local regions border.
-func (s *pageSupply) stretch(p *pagePiece, l *pageLayer) run {
+func (s *pageSupply) stretch(p *pagePiece, l *pageLayer) stretch {
 	r := p.runs.at(s.run)
-	x := run{l.LocalBase + (r.local+s.page)*l.LocalStride, l.RemoteBase + (r.remote+s.page)*l.RemoteStride, l.Length, l.region}
+	x := stretch{l.LocalBase + (r.local+s.page)*l.LocalStride, l.RemoteBase + (r.remote+s.page)*l.RemoteStride, l.Length}
 	if l.dense {
 		x.length *= r.length
 		s.run++
@@ -60,7 +73,7 @@ func (s *pageSupply) stretch(p *pagePiece, l *pageLayer) run {
 // cut writes runs of a layer that lies in several local regions.
 func (s *pageSupply) cut(dst []run, p *pagePiece, l *pageLayer) (n int) {
 	hint := -1
-	for n < len(dst) {
+	for ; n < len(dst); n++ {
 		if s.rest.length == 0 {
 			if s.run == p.runs.n {
 				break
@@ -69,9 +82,8 @@ func (s *pageSupply) cut(dst []run, p *pagePiece, l *pageLayer) (n int) {
 		}
 		hint = s.regions.seek(s.rest.local, hint)
 		k := min(s.rest.length, s.regions[hint].end-s.rest.local)
-		dst[n] = run{s.rest.local, s.rest.remote, k, int32(hint)}
-		s.rest.local, s.rest.remote, s.rest.length = s.rest.local+k, s.rest.remote+k, s.rest.length-k
-		n++
+		s.set(&dst[n], stretch{s.rest.local, s.rest.remote, k}, int32(hint))
+		s.rest = stretch{s.rest.local + k, s.rest.remote + k, s.rest.length - k}
 	}
 	return n
 }

@@ -4,7 +4,43 @@ package core
 type run struct {
 	local, remote, length uint64
 	region                int32 // index into the batch's local regions
+	joins                 joins
 }
+
+// stretch is a run that is still being found: it has few enough fields for the compiler to
+// keep it in registers.
+type stretch struct{ local, remote, length uint64 }
+
+// joins says on which sides a run begins where the one before it ends. A transport
+// that gathers may put what joins at the remote side only into one request to write, one
+// that scatters what joins at the local side only into one to read.
+type joins uint8
+
+const (
+	joinsLocal  joins = 1
+	joinsRemote joins = 2
+	joinsBoth         = joinsLocal | joinsRemote // a run that was cut in two
+)
+
+// joining tells how a run joins one that ends so many bytes before it on each side.
+func joining(local, remote uint64) (how joins) {
+	if local == 0 {
+		how = joinsLocal
+	}
+	if remote == 0 {
+		how |= joinsRemote
+	}
+	return how
+}
+
+// set makes a run of a stretch. Field by field: a literal is made on the stack first, and
+// copying that waits for the stores.
+func (r *run) set(s stretch, region int32, how joins) {
+	r.local, r.remote, r.length, r.region, r.joins = s.local, s.remote, s.length, region, how
+}
+
+// joined counts runs by how they join.
+type joined [4]uint64
 
 const (
 	// firstWindow is how many blocks are planned before the first slice may
@@ -13,7 +49,8 @@ const (
 	laterWindow = 4096
 )
 
-// planner turns blocks into runs, window by window, in the order of the blocks.
+// planner turns blocks into runs, window by window, in the order of the blocks. A block
+// prolongs the run before it at its end, or at its begin: lists may run backwards.
 // All blocks were checked before: every local byte is in a region that is pinned.
 // But the arrays are the caller's, who may change them meanwhile, so that is
 // looked at again wherever a run begins.
@@ -22,47 +59,70 @@ type planner struct {
 	pinned  []bool // which of them the batch has pinned
 	out     *work  // where runs go
 
-	hint int    // region of the last run
-	last run    // the run that the next block may prolong; length 0 for none
-	room uint64 // by how much it may grow before its region ends
+	hint int     // region of the last run
+	last stretch // in that region: the run that the next block may prolong; length 0 for none
+	room uint64  // by how much it may grow before its region ends
+	how  joins   // how it joins the one before
 
+	sorting sorting
 	slab    *slab  // being filled
 	n       int    // runs handed over, ever
 	planned uint64 // bytes in them
-	changed bool   // a block is not what it was when it was checked
+	joined  joined
+	changed bool // a block is not what it was when it was checked
 }
 
-// window plans blocks. The last run stays back, for the next block may prolong it.
+// window plans at most laterWindow blocks, sorted if it pays.
 func (p *planner) window(b Blocks) {
+	if !p.sorting.pays(b) {
+		p.inOrder(b)
+		return
+	}
+	s := sorters.Get().(*sorter)
+	defer sorters.Put(s)
+	if sorted, ok := s.sort(b); ok {
+		b = sorted
+	}
+	p.inOrder(b)
+}
+
+// inOrder plans blocks. The last run stays back, for the next block may prolong it.
+func (p *planner) inOrder(b Blocks) {
 	local, remote := b.Local[:len(b.Length)], b.Remote[:len(b.Length)]
 	var region span
 	if p.hint >= 0 {
 		region = p.regions[p.hint]
 	}
-	last, room := p.last, p.room
+	last, room, how := p.last, p.room, p.how
 	for i, n := range b.Length {
 		from, to := local[i], remote[i]
+		// How far behind the last run's end.
+		here, there := from-last.local-last.length, to-last.remote-last.length
 		switch {
-		case n <= room && from == last.local+last.length && to == last.remote+last.length && last.length != 0:
+		case here|there == 0 && n <= room && last.length != 0:
 			last.length += n
 			room -= n
 		case n == 0:
 		case region.holds(from, n):
 			if last.length != 0 {
-				p.emit(last)
+				if from+n == last.local && to+n == last.remote {
+					last, how = stretch{from, to, last.length + n}, 0
+					continue
+				}
+				p.emit(last, how)
 			}
-			last.local, last.remote, last.length, last.region = from, to, n, int32(p.hint)
+			last, how = stretch{from, to, n}, joining(here, there)
 			room = region.end - from - n
 		default:
-			p.last = last
+			p.last, p.how = last, how
 			p.elsewhere(from, to, n)
 			if p.changed {
 				return
 			}
-			last, room, region = p.last, p.room, p.regions[p.hint]
+			last, room, how, region = p.last, p.room, p.how, p.regions[p.hint]
 		}
 	}
-	p.last, p.room = last, room
+	p.last, p.room, p.how = last, room, how
 }
 
 // elsewhere plans a block that does not lie in the region of the last one, or goes
@@ -76,11 +136,12 @@ func (p *planner) elsewhere(local, remote, n uint64) {
 		}
 		k := min(n, p.regions[hint].end-local)
 		l := &p.last
-		if l.length != 0 && int(l.region) == hint && local == l.local+l.length && remote == l.remote+l.length {
+		here, there := local-l.local-l.length, remote-l.remote-l.length
+		if l.length != 0 && p.hint == hint && here|there == 0 {
 			l.length += k
 		} else {
 			p.flush()
-			p.last = run{local, remote, k, int32(hint)}
+			p.last, p.how = stretch{local, remote, k}, joining(here, there)
 		}
 		p.hint, p.room = hint, p.regions[hint].end-local-k
 		local, remote, n = local+k, remote+k, n-k
@@ -90,18 +151,21 @@ func (p *planner) elsewhere(local, remote, n uint64) {
 // flush hands the last run over: nothing will prolong it.
 func (p *planner) flush() {
 	if p.last.length != 0 {
-		p.emit(p.last)
-		p.last, p.room = run{}, 0
+		p.emit(p.last, p.how)
+		p.last, p.room = stretch{}, 0
 	}
 }
 
-// emit hands a run over; lanes see it once it is published.
-func (p *planner) emit(r run) {
+// emit hands a run of the hinted region over; lanes see it once it is published.
+func (p *planner) emit(r stretch, how joins) {
 	at := uint(p.n) % slabRuns
 	if at == 0 {
 		p.slab = p.out.grow()
 	}
-	p.slab[at] = r
+	p.slab[at].set(r, int32(p.hint), how)
+	if how != 0 {
+		p.joined[how&joinsBoth]++
+	}
 	p.n++
 	p.planned += r.length
 }

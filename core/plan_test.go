@@ -1,7 +1,6 @@
 package core
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -228,41 +227,4 @@ func TestSlabsGoBackWhileLanesTake(t *testing.T) {
 	w.filled()
 	assert.Empty(t, w.list)
 	assert.False(t, w.fill(), "a batch that has ended takes no more")
-}
-
-func BenchmarkPlan(b *testing.B) {
-	for _, n := range []int{1000, 100_000, 1_000_000} {
-		blocks, regions := manyBlocks(n)
-		remote := spans{{1 << 40, 1<<40 + 1152<<22}}
-		perBlock := func(b *testing.B) {
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/block")
-		}
-		b.Run(fmt.Sprintf("check/%d", n), func(b *testing.B) {
-			c := checkerOf(regions, remote)
-			for b.Loop() {
-				c.pass(blocks)
-			}
-			perBlock(b)
-		})
-		b.Run(fmt.Sprintf("plan/%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				p, w := plannerOf(regions)
-				for from := 0; from < n; from += laterWindow {
-					p.window(blocks.part(from, min(from+laterWindow, n)))
-				}
-				w.filled()
-				w.release()
-			}
-			perBlock(b)
-		})
-		b.Run(fmt.Sprintf("all/%d", n), func(b *testing.B) {
-			pass := intakePass(blocks, regions, remote)
-			b.ReportAllocs()
-			for b.Loop() {
-				pass()
-			}
-			perBlock(b)
-		})
-	}
 }

@@ -9,13 +9,17 @@ const maxSlice = 1 << 20
 type slice struct {
 	local, remote, length uint64
 	region                int32
+	joins                 joins // of its run; a slice of a run that is not the first joins on both sides
 }
 
 // cut takes the next slice off a run, offset bytes into it. A slice does not cross
 // a border between the peer's ranges: a peer may demand that a request lies in one
 // of them. Where the peer's ranges no longer hold the address, the peer decides.
 func (r *run) cut(offset uint64, remote spans, hint int) (s slice, nextHint int) {
-	s = slice{local: r.local + offset, remote: r.remote + offset, region: r.region}
+	s = slice{local: r.local + offset, remote: r.remote + offset, region: r.region, joins: r.joins}
+	if offset > 0 {
+		s.joins = joinsBoth
+	}
 	s.length = min(r.length-offset, maxSlice)
 	hint = remote.seek(s.remote, hint)
 	if hint >= 0 {

@@ -111,8 +111,7 @@ func (w *work) refill() bool {
 		w.list[0] = slabs.Get().(*slab)
 	}
 	w.at, w.runs = 0, w.pages.fill(w.list[0][:])
-	w.batch.runs.Add(uint64(w.runs))
-	w.batch.engine.counts.runs.Add(uint64(w.runs))
+	w.batch.found(w.runs, &w.pages.joined)
 	return w.runs > 0
 }
 

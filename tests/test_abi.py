@@ -126,13 +126,13 @@ def test_structs_have_the_compilers_layout(layout: dict[str, Any]) -> None:
 
 
 def test_a_status_is_read_as_the_struct_says() -> None:
-    raw = _ffi.BatchStatus(2, 1, -9, 1, 5, 6, 7, 8, 9_000_000_000)
+    raw = _ffi.BatchStatus(2, 1, -9, 1, 5, 6, 7, 8, 9_000_000_000, 10, 11)
     assert STATUS_LAYOUT.size == ctypes.sizeof(raw)
     fields = tuple(getattr(raw, name) for name, *_ in raw._fields_)
     assert STATUS_LAYOUT.unpack_from(raw) == fields
     status = status_of(raw)
     assert (status.state, status.quiet) == (mooncake.BatchState.FAILED, mooncake.Quiet.BOTH)
-    assert tuple(status)[2:] == (-9, True, 5, 6, 7, 8, 9.0)
+    assert tuple(status)[2:] == (-9, True, 5, 6, 7, 8, 9.0, 10, 11)
 
 
 def test_constants_are_the_compilers(layout: dict[str, Any]) -> None:

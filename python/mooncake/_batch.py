@@ -67,6 +67,8 @@ class BatchStatus(NamedTuple):
     bytes: int  # bytes submitted
     bytes_done: int  # bytes whose arrival is confirmed
     duration: float  # seconds from submit to now, or to the end of the batch
+    joined_local: int  # runs that begin where the one before ends, on this side only
+    joined_remote: int  # the same, on the peer's side only
 
     @property
     def done(self) -> bool:
@@ -81,16 +83,28 @@ def _resolve(ended: Future[None]) -> None:
 
 # mc_batch_status_t; a test compares it with the ctypes structure. Reading the fields of
 # that one by one takes four times as long, which a small call feels.
-STATUS_LAYOUT = struct.Struct("=IIiIQQQQQ")
+STATUS_LAYOUT = struct.Struct("=IIiIQQQQQQQ")
 _STATES = (BatchState.RUNNING, BatchState.DONE, BatchState.FAILED)
 
 
 def status_of(raw: _ffi.BatchStatus) -> BatchStatus:
     """What the library wrote, as Python has it."""
-    state, quiet, error, flags, blocks, runs, size, done, ns = STATUS_LAYOUT.unpack_from(raw)
+    state, quiet, error, flags, blocks, runs, size, done, ns, here, there = (
+        STATUS_LAYOUT.unpack_from(raw)
+    )
     unconfirmed = flags & _ffi.MC_FLAG_UNCONFIRMED != 0
     return BatchStatus(
-        _STATES[state], _QUIETS[quiet], error, unconfirmed, blocks, runs, size, done, ns / 1e9
+        _STATES[state],
+        _QUIETS[quiet],
+        error,
+        unconfirmed,
+        blocks,
+        runs,
+        size,
+        done,
+        ns / 1e9,
+        here,
+        there,
     )
 
 

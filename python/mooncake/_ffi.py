@@ -79,6 +79,8 @@ class BatchStatus(Structure):
         ("bytes", c_uint64),
         ("bytes_done", c_uint64),
         ("duration_ns", c_uint64),
+        ("joined_local", c_uint64),
+        ("joined_remote", c_uint64),
     ]
 
 

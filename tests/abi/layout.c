@@ -53,6 +53,8 @@ static void structs(void) {
     FIELD(mc_batch_status_t, bytes);
     FIELD(mc_batch_status_t, bytes_done);
     FIELD(mc_batch_status_t, duration_ns);
+    FIELD(mc_batch_status_t, joined_local);
+    FIELD(mc_batch_status_t, joined_remote);
     end_struct();
 
     BEGIN(mc_layer_t);
