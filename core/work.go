@@ -127,7 +127,7 @@ func (w *work) next(dst []slice, budget uint64) int {
 	var n int
 	var bytes uint64
 	for n < len(dst) && bytes < budget && (w.at < w.runs || w.refill()) {
-		r := &w.list[w.at/slabRuns][uint(w.at)%slabRuns]
+		r := &w.list[uint(w.at)/slabRuns][uint(w.at)%slabRuns]
 		if w.off == 0 && r.length <= maxSlice && there.holds(r.remote, r.length) {
 			dst[n] = slice(*r) // most: a whole run, where the last one was
 			bytes += r.length
@@ -161,12 +161,14 @@ func (w *work) waiting() (runs, bytes uint64) {
 // passed goes on to the next run, and gives a slab back that lanes are done with:
 // a long batch then needs memory for what waits only. w.mu is held.
 func (w *work) passed() {
-	if w.at++; w.at%slabRuns == 0 {
-		w.giveBack(w.at/slabRuns - 1)
+	if w.at++; uint(w.at)%slabRuns == 0 {
+		w.giveBack()
 	}
 }
 
-func (w *work) giveBack(i int) {
+// giveBack is by itself so that passed, which is called for every run, is inlined.
+func (w *work) giveBack() {
+	i := w.at/slabRuns - 1
 	slabs.Put(w.list[i])
 	w.list[i] = nil
 }
