@@ -9,6 +9,7 @@ package core
 type pageSupply struct {
 	regions spans       // the local memory
 	pieces  []pagePiece // to be made into runs; the first is under way
+	waiting uint64      // how many that will be, not counting cuts where regions border
 
 	// Where the first piece goes on.
 	layer, run int
@@ -19,8 +20,25 @@ type pageSupply struct {
 	joined        joined
 }
 
+// add appends pieces.
+func (s *pageSupply) add(pieces []pagePiece) {
+	s.pieces = append(s.pieces, pieces...)
+	for i := range pieces {
+		for k := range pieces[i].layers {
+			switch l := &pieces[i].layers[k]; {
+			case l.Length == 0:
+			case l.dense:
+				s.waiting += uint64(pieces[i].runs.n)
+			default:
+				s.waiting += pieces[i].runs.pages
+			}
+		}
+	}
+}
+
 // fill writes the next runs to dst, and returns how many there are.
 func (s *pageSupply) fill(dst []run) (n int) {
+	defer func() { s.waiting -= min(s.waiting, uint64(n)) }()
 	for n < len(dst) && len(s.pieces) > 0 {
 		p := &s.pieces[0]
 		if s.layer == len(p.layers) {

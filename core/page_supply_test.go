@@ -68,6 +68,7 @@ func TestAGroupThatWaitsIsNotExpanded(t *testing.T) {
 	assert.Empty(t, w.list, "runs are made when they are wanted")
 	require.Len(t, w.pages.pieces, 1)
 	assert.LessOrEqual(t, len(w.pages.pieces[0].runs.slabs), n/slabRuns)
+	ahead, _ := w.waiting()
 	var dst [64]slice
 	var bytes, slices uint64
 	for k := w.next(dst[:], 1<<40); k > 0; k = w.next(dst[:], 1<<40) {
@@ -79,6 +80,9 @@ func TestAGroupThatWaitsIsNotExpanded(t *testing.T) {
 	}
 	assert.EqualValues(t, n*layers, bytes)
 	assert.Equal(t, slices, b.Status().Runs)
+	assert.Equal(t, slices, ahead, "a transport chooses its way by it")
+	ahead, _ = w.waiting()
+	assert.Zero(t, ahead)
 	assert.Empty(t, w.pages.pieces, "its memory went back")
 	w.batch.progressed(bytes)
 	w.batch.finish(ending{quiet: true})

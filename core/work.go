@@ -94,7 +94,7 @@ func (w *work) supply(pieces []pagePiece, bytes uint64) {
 		dropPieces(pieces)
 		return
 	}
-	w.pages.pieces = append(w.pages.pieces, pieces...)
+	w.pages.add(pieces)
 	w.left.Add(bytes)
 }
 
@@ -151,11 +151,12 @@ func (w *work) next(dst []slice, budget uint64) int {
 	return n
 }
 
-// waiting tells how many runs are published and not given out, and their bytes.
+// waiting tells about how many runs are published, or still to be made of page groups, and
+// not given out, and their bytes.
 func (w *work) waiting() (runs, bytes uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return uint64(w.runs - w.at), w.left.Load()
+	return uint64(w.runs-w.at) + w.pages.waiting, w.left.Load()
 }
 
 // passed goes on to the next run, and gives a slab back that lanes are done with:
