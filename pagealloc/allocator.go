@@ -1,162 +1,125 @@
 package pagealloc
 
-import "github.com/pkg/errors"
+import (
+	"math"
+	"math/bits"
 
-// Pool is a range of pages of which some are free. One goroutine at a time may
-// use it.
-type Pool struct {
-	pages     Run
-	free      uint64
-	byAddress *tree
-	// bySize has the same runs as byAddress, shortest first, then by address: the
-	// first one at or after {0, n} is the best fit for n pages.
-	bySize *tree
+	"github.com/pkg/errors"
+)
+
+// Anyone stands, as the request of a call that frees pages, for whichever requests
+// hold them. No request has this number.
+const Anyone = math.MaxUint64
+
+// Allocator is what a Pool has in common with the lists that it is compared with.
+// Requests have numbers that the caller chooses: any but Anyone. A request begins with
+// Alloc and ends when its last page is freed. All methods may be called by several
+// goroutines at once. A call that fails changes nothing.
+type Allocator interface {
+	// Alloc gives request, which must hold no pages, count of them, and sets up to room more aside
+	// for it to grow into. It returns them as runs in the request's order; runs that follow
+	// each other do not touch. It fails with ErrArgument when count is 0 or request is
+	// Anyone, ErrExists, and ErrExhausted when fewer than count pages are free, set
+	// aside for others or not.
+	Alloc(request, count, room uint64) ([]Run, error)
+	// AllocPages is Alloc of len(pages) pages, whose numbers it writes to pages.
+	AllocPages(request, room uint64, pages []uint64) error
+	// Grow gives request, which must hold pages, count more. It returns those as Alloc does.
+	// It fails with ErrUnknown and ErrExhausted.
+	Grow(request, count uint64) ([]Run, error)
+	// GrowBatch gives every requests[i] counts[i] pages more, or one if counts is empty, in this order,
+	// and writes the numbers of all to pages, one request's behind the other's. All requests
+	// grow or, on an error, none of them. A count may be 0, and a request in the list twice.
+	// It fails as Grow does, and with ErrArgument when counts and requests differ
+	// in length or pages is too short. It allocates no memory but for a larger batch
+	// than any before it.
+	GrowBatch(requests, counts, pages []uint64) error
+	// Reserve changes how many pages are set aside for request: to room, or as many as are free
+	// right behind it, if that is less; 0 gives all of them back. It returns how many
+	// are. It fails with ErrUnknown.
+	Reserve(request, room uint64) (uint64, error)
+	// Free takes pages back from request, or from whichever requests hold them if request is Anyone;
+	// they need not be cut as they were given. It fails with a PageError
+	// that has the number of the page: it wraps ErrArgument when a run is empty or a page is in
+	// two runs, ErrForeign when a page is not of this pool, ErrNotAllocated when it
+	// is free already, and ErrHolder when another request holds it.
+	Free(request uint64, runs []Run) error
+	// FreePages is Free of pages in any order.
+	FreePages(request uint64, pages []uint64) error
+	// Release frees every page of request and returns how many there were. It fails with ErrUnknown.
+	Release(request uint64) (uint64, error)
+	// Runs adds to runs those of request, in the order in which it got them. It fails with ErrUnknown.
+	Runs(runs []Run, request uint64) ([]Run, error)
+	// Stats describes the pool as it is now.
+	Stats() Stats
 }
 
-// Stats describes a pool at one moment.
+// Kind is a kind of Allocator.
+type Kind uint8
+
+const (
+	KindRuns   Kind = iota // a Pool
+	KindFIFO               // a List of NewFIFO
+	KindSorted             // a List of NewSorted
+)
+
+// NewKind makes an allocator of the count pages from page first, all of them free. It
+// fails with ErrArgument.
+func NewKind(kind Kind, first, count uint64) (Allocator, error) {
+	switch kind {
+	case KindRuns:
+		return New(first, count)
+	case KindFIFO:
+		return NewFIFO(first, count)
+	case KindSorted:
+		return NewSorted(first, count)
+	}
+	return nil, errors.WithMessagef(ErrArgument, "kind %d of pool", kind)
+}
+
+// Stats describes an allocator at one moment.
 type Stats struct {
-	Pages      uint64 // of the pool
-	FreePages  uint64
-	FreeRuns   uint64 // maximal runs of free pages
-	LongestRun uint64 // pages of the longest of them
+	Pages         uint64 // of the pool
+	FreePages     uint64 // that can be had, set aside or not
+	ReservedPages uint64 // of the free ones, those set aside
+	FreeRuns      uint64 // maximal runs of free pages; of a List, in the order in which it will give them
+	LongestRun    uint64 // pages of the longest of them
+	Requests      uint64 // that hold pages
+	AllocatedRuns uint64 // runs that the pages of requests are in
+	// Histogram counts free runs by length: element k those of 2^k to 2^(k+1)-1 pages.
+	Histogram [64]uint64
 }
 
-// New makes a pool of the count pages from page first, all of them free. It fails
-// with ErrArgument when count is 0 or the range passes the last page number.
-func New(first, count uint64) (*Pool, error) {
-	pages := Run{first, count}
-	if err := pages.check(); err != nil {
-		return nil, errors.WithMessage(err, "pool")
+// Fragmentation is the part of the free pages that the longest run does not have: 0 when all are in
+// one run or none is free, near 1 when a request for all of them would get many runs.
+func (s Stats) Fragmentation() float64 {
+	if s.FreePages == 0 {
+		return 0
 	}
-	p := &Pool{
-		pages:     pages,
-		byAddress: newTree(func(a, b Run) bool { return a.First < b.First }),
-		bySize: newTree(func(a, b Run) bool {
-			return a.Count < b.Count || a.Count == b.Count && a.First < b.First
-		}),
-	}
-	p.insert(pages)
-	return p, nil
+	return 1 - float64(s.LongestRun)/float64(s.FreePages)
 }
 
-// Alloc takes count pages out of the pool. They come from the start of the shortest
-// free run that holds them all, the lowest of equals. Where no run is long enough,
-// the longest runs are used up first, and the remainder is served in the same way.
-// The runs are in the order in which they were taken; neighbours of the list never
-// touch. Time is O(log n) for each run returned, n being the number of free runs.
-//
-// It fails with ErrArgument when count is 0, and with ErrExhausted when fewer
-// than count pages are free; then nothing is taken.
-func (p *Pool) Alloc(count uint64) ([]Run, error) {
-	if count == 0 {
-		return nil, errors.WithMessage(ErrArgument, "alloc of 0 pages")
-	}
-	if count > p.free {
-		return nil, errors.WithMessagef(ErrExhausted, "alloc of %d pages, %d are free", count, p.free)
-	}
-	var runs []Run
-	for count > 0 {
-		from := p.fit(count)
-		taken := Run{from.First, min(from.Count, count)}
-		p.remove(from)
-		if rest := (Run{taken.End(), from.Count - taken.Count}); rest.Count > 0 {
-			p.insert(rest)
+// AllocatedPages is how many pages requests hold.
+func (s Stats) AllocatedPages() uint64 { return s.Pages - s.FreePages }
+
+// class is the element of Stats.Histogram that a run of count pages is counted in.
+func class(count uint64) int { return bits.Len64(count) - 1 }
+
+// count adds a free run.
+func (s *Stats) count(run uint64) {
+	s.FreePages += run
+	s.FreeRuns++
+	s.Histogram[class(run)]++
+	s.LongestRun = max(s.LongestRun, run)
+}
+
+// list writes the numbers of the pages in runs and returns what is left of pages.
+func list(pages []uint64, runs []Run) []uint64 {
+	for _, run := range runs {
+		for i := range pages[:run.Count] {
+			pages[i] = run.First + uint64(i)
 		}
-		runs = append(runs, taken)
-		count -= taken.Count
+		pages = pages[run.Count:]
 	}
-	return runs, nil
-}
-
-// fit chooses the free run that serves count pages best. There must be one.
-func (p *Pool) fit(count uint64) Run {
-	if best, ok := p.bySize.atLeast(Run{0, count}); ok {
-		return best
-	}
-	longest, _ := p.bySize.last()
-	// last is the highest of the longest runs, we want the lowest.
-	longest, _ = p.bySize.atLeast(Run{0, longest.Count})
-	return longest
-}
-
-// Free gives pages back; they need not be cut as Alloc returned them. All of runs
-// or, on an error, none of them are freed. Time is O(log n) for each run, and
-// sorting runs.
-//
-// It fails with ErrArgument when a run is empty or a page is in two runs,
-// ErrForeign when a page is not of this pool, and ErrNotAllocated when a page is
-// free already; the message has the page's number.
-func (p *Pool) Free(runs []Run) error {
-	merged, err := Coalesce(runs)
-	if err != nil {
-		return errors.WithMessage(err, "free")
-	}
-	for _, run := range merged {
-		if err := p.checkAllocated(run); err != nil {
-			return errors.WithMessage(err, "free")
-		}
-	}
-	for _, run := range merged {
-		p.insert(p.absorb(run))
-	}
-	return nil
-}
-
-// checkAllocated tells whether every page of run was handed out by this pool.
-func (p *Pool) checkAllocated(run Run) error {
-	if run.First < p.pages.First {
-		return p.foreign(run.First)
-	}
-	if run.End() > p.pages.End() {
-		return p.foreign(max(run.First, p.pages.End()))
-	}
-	if before, ok := p.byAddress.atMost(run); ok && before.End() > run.First {
-		return errors.WithMessagef(ErrNotAllocated, "page %d", run.First)
-	}
-	if after, ok := p.byAddress.atLeast(run); ok && after.First < run.End() {
-		return errors.WithMessagef(ErrNotAllocated, "page %d", after.First)
-	}
-	return nil
-}
-
-func (p *Pool) foreign(page uint64) error {
-	return errors.WithMessagef(ErrForeign, "page %d, the pool has pages %d to %d",
-		page, p.pages.First, p.pages.End()-1)
-}
-
-// absorb takes the free neighbours of run out of the pool and returns run grown by
-// them.
-func (p *Pool) absorb(run Run) Run {
-	if before, ok := p.byAddress.atMost(run); ok && before.End() == run.First {
-		p.remove(before)
-		run = Run{before.First, before.Count + run.Count}
-	}
-	if after, ok := p.byAddress.atLeast(run); ok && after.First == run.End() {
-		p.remove(after)
-		run.Count += after.Count
-	}
-	return run
-}
-
-func (p *Pool) insert(run Run) {
-	p.byAddress.insert(run)
-	p.bySize.insert(run)
-	p.free += run.Count
-}
-
-func (p *Pool) remove(run Run) {
-	p.byAddress.remove(run)
-	p.bySize.remove(run)
-	p.free -= run.Count
-}
-
-// Stats describes the pool as it is now.
-func (p *Pool) Stats() Stats {
-	longest, _ := p.bySize.last()
-	return Stats{
-		Pages:      p.pages.Count,
-		FreePages:  p.free,
-		FreeRuns:   uint64(p.byAddress.size),
-		LongestRun: longest.Count,
-	}
+	return pages
 }

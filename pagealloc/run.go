@@ -8,18 +8,6 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Errors that callers can act on; compare with errors.Is.
-var (
-	// ErrArgument says that an argument makes no sense for any pool.
-	ErrArgument = errors.New("invalid argument")
-	// ErrForeign says that a page does not belong to the pool.
-	ErrForeign = errors.New("page is outside the pool")
-	// ErrNotAllocated says that a page to be freed is free already.
-	ErrNotAllocated = errors.New("page is not allocated")
-	// ErrExhausted says that fewer pages are free than were asked for.
-	ErrExhausted = errors.New("not enough free pages")
-)
-
 // Run is Count consecutive pages from page First.
 type Run struct {
 	First, Count uint64
@@ -52,36 +40,37 @@ func (r Run) check() error {
 // FromPages gives the maximal runs of a set of pages, in address order. pages may
 // be in any order and is not changed. It fails with ErrArgument when a page is in
 // the list twice; the message has its number.
-func FromPages(pages []uint64) ([]Run, error) {
-	sorted := slices.Clone(pages)
-	slices.Sort(sorted)
-	var runs []Run
-	for i, page := range sorted {
-		switch {
-		case page == math.MaxUint64:
-			// The End of a run must be a number too.
-			return nil, errors.WithMessagef(ErrArgument, "page %d is too large", page)
-		case i > 0 && sorted[i-1] == page:
-			return nil, errors.WithMessagef(ErrArgument, "page %d is listed twice", page)
-		case i > 0 && sorted[i-1]+1 == page:
-			runs[len(runs)-1].Count++
-		default:
-			runs = append(runs, Run{page, 1})
-		}
-	}
-	return runs, nil
-}
+func FromPages(pages []uint64) ([]Run, error) { return coalesced(appendPages(nil, pages)) }
 
 // Coalesce gives the maximal runs of the pages in runs, in address order. runs is
 // not changed. It fails with ErrArgument when a run is empty, or a page is in two
 // runs; the message has the page's number.
-func Coalesce(runs []Run) ([]Run, error) {
-	sorted := slices.Clone(runs)
-	slices.SortFunc(sorted, func(a, b Run) int { return cmp.Compare(a.First, b.First) })
-	merged := sorted[:0]
-	for _, run := range sorted {
+func Coalesce(runs []Run) ([]Run, error) { return coalesced(slices.Clone(runs)) }
+
+func coalesced(runs []Run) ([]Run, error) {
+	runs, _, err := coalesce(runs)
+	return runs, err
+}
+
+// appendPages adds pages to runs, a page to the last run when it follows it.
+func appendPages(runs []Run, pages []uint64) []Run {
+	for _, page := range pages {
+		if last := len(runs) - 1; last >= 0 && runs[last].End() == page {
+			runs[last].Count++
+		} else {
+			runs = append(runs, Run{page, 1})
+		}
+	}
+	return runs
+}
+
+// coalesce is Coalesce in place; on an error page is the one at fault.
+func coalesce(runs []Run) (merged []Run, page uint64, err error) {
+	slices.SortFunc(runs, func(a, b Run) int { return cmp.Compare(a.First, b.First) })
+	merged = runs[:0]
+	for _, run := range runs {
 		if err := run.check(); err != nil {
-			return nil, err
+			return nil, run.First, err
 		}
 		if len(merged) == 0 {
 			merged = append(merged, run)
@@ -90,14 +79,14 @@ func Coalesce(runs []Run) ([]Run, error) {
 		last := &merged[len(merged)-1]
 		switch {
 		case run.First < last.End():
-			return nil, errors.WithMessagef(ErrArgument, "page %d is listed twice", run.First)
+			return nil, run.First, errors.WithMessagef(ErrArgument, "page %d is listed twice", run.First)
 		case run.First == last.End():
 			last.Count += run.Count
 		default:
 			merged = append(merged, run)
 		}
 	}
-	return merged, nil
+	return merged, 0, nil
 }
 
 // Pages lists the pages of runs one by one, in the order of runs.
@@ -106,11 +95,7 @@ func Pages(runs []Run) []uint64 {
 	for _, run := range runs {
 		total += run.Count
 	}
-	pages := make([]uint64, 0, total)
-	for _, run := range runs {
-		for page := run.First; page < run.End(); page++ {
-			pages = append(pages, page)
-		}
-	}
+	pages := make([]uint64, total)
+	list(pages, runs)
 	return pages
 }

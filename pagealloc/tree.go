@@ -1,113 +1,146 @@
 package pagealloc
 
-import "math/rand/v2"
+// order is what a tree sorts spans by.
+type order uint8
 
-// tree is a set of runs in the order of less: a treap, so that every operation
-// takes O(log n) expected steps whatever the order of insertions.
+const (
+	// byAddress has the spans of requests, lowest page first.
+	byAddress order = iota
+	// byOpen has the gaps of which pages are not set aside, those with fewest of them
+	// first, then by address: the first one at or after {n, 0} is the best fit for n.
+	byOpen
+	// byCount has all gaps, the shortest first, then by address. It may know a gap by
+	// an older count.
+	byCount
+)
+
+// tree is a set of spans: a treap, so that every operation takes O(log n) expected
+// steps whatever the order of insertions. A span's first page and key may change while
+// it is in the tree as long as no two spans change places.
 type tree struct {
-	less func(a, b Run) bool
-	root *node
-	rng  *rand.PCG
-	size int
+	*arena
+	order order
+	child int // where in links the children are
+	root  int32
 }
 
-type node struct {
-	run         Run
-	priority    uint64 // no child has a higher one
-	left, right *node
-}
-
-// The seed is fixed: the shape of the tree is then the same in every process,
-// and a pool's behaviour never depends on it.
-func newTree(less func(a, b Run) bool) *tree {
-	return &tree{less: less, rng: rand.NewPCG(1, 2)}
-}
-
-// cut parts n into the runs before key and the others.
-func (t *tree) cut(n *node, key Run) (before, rest *node) {
-	if n == nil {
-		return nil, nil
+func (t *tree) key(s *span) uint64 {
+	switch t.order {
+	case byOpen:
+		return s.open()
+	case byCount:
+		return s.filed
 	}
-	if t.less(n.run, key) {
-		n.right, rest = t.cut(n.right, key)
+	return 0
+}
+
+// less tells whether span i comes before a span with this key and first page.
+func (t *tree) less(i int32, key, first uint64) bool {
+	s := &t.spans[i]
+	k := t.key(s)
+	return k < key || k == key && s.First < first
+}
+
+func (t *tree) left(i int32) *int32  { return &t.spans[i].links[t.child] }
+func (t *tree) right(i int32) *int32 { return &t.spans[i].links[t.child+1] }
+
+// cut parts the spans below n into those before a key and the others.
+func (t *tree) cut(n int32, key, first uint64) (less, rest int32) {
+	if n == none {
+		return none, none
+	}
+	if t.less(n, key, first) {
+		*t.right(n), rest = t.cut(*t.right(n), key, first)
 		return n, rest
 	}
-	before, n.left = t.cut(n.left, key)
-	return before, n
+	less, *t.left(n) = t.cut(*t.left(n), key, first)
+	return less, n
 }
 
-// join puts together two trees of which every run of a comes before every one of b.
-func join(a, b *node) *node {
+// join puts together two trees of which every span of a comes before every one of b.
+func (t *tree) join(a, b int32) int32 {
 	switch {
-	case a == nil:
+	case a == none:
 		return b
-	case b == nil:
+	case b == none:
 		return a
-	case a.priority >= b.priority:
-		a.right = join(a.right, b)
+	case t.spans[a].priority >= t.spans[b].priority:
+		*t.right(a) = t.join(*t.right(a), b)
 		return a
 	default:
-		b.left = join(a, b.left)
+		*t.left(b) = t.join(a, *t.left(b))
 		return b
 	}
 }
 
-// insert adds run, which must not be in the set.
-func (t *tree) insert(run Run) {
-	added := &node{run: run, priority: t.rng.Uint64()}
-	before, rest := t.cut(t.root, run)
-	t.root = join(join(before, added), rest)
-	t.size++
-}
-
-// remove takes run out; it must be in the set.
-func (t *tree) remove(run Run) {
+// insert adds span i, which must not be in the set.
+func (t *tree) insert(i int32) {
+	s := &t.spans[i]
+	key, first := t.key(s), s.First
 	at := &t.root
-	for (*at).run != run {
-		if t.less(run, (*at).run) {
-			at = &(*at).left
+	for *at != none && t.spans[*at].priority >= s.priority {
+		if t.less(*at, key, first) {
+			at = t.right(*at)
 		} else {
-			at = &(*at).right
+			at = t.left(*at)
 		}
 	}
-	*at = join((*at).left, (*at).right)
-	t.size--
+	less, rest := t.cut(*at, key, first)
+	*t.left(i), *t.right(i) = less, rest
+	*at = i
 }
 
-// atLeast finds the first run that does not come before key.
-func (t *tree) atLeast(key Run) (found Run, ok bool) {
-	for n := t.root; n != nil; {
-		if t.less(n.run, key) {
-			n = n.right
+// remove takes span i out; it must be in the set.
+func (t *tree) remove(i int32) {
+	s := &t.spans[i]
+	key, first := t.key(s), s.First
+	at := &t.root
+	for *at != i {
+		if t.less(*at, key, first) {
+			at = t.right(*at)
 		} else {
-			found, ok = n.run, true
-			n = n.left
+			at = t.left(*at)
 		}
 	}
-	return found, ok
+	*at = t.join(*t.left(i), *t.right(i))
 }
 
-// atMost finds the last run that does not come after key.
-func (t *tree) atMost(key Run) (found Run, ok bool) {
-	for n := t.root; n != nil; {
-		if t.less(key, n.run) {
-			n = n.left
+// atLeast finds the first span that does not come before the key; 0 if there is none.
+func (t *tree) atLeast(key, first uint64) int32 {
+	found := int32(none)
+	for n := t.root; n != none; {
+		if t.less(n, key, first) {
+			n = *t.right(n)
 		} else {
-			found, ok = n.run, true
-			n = n.right
+			found = n
+			n = *t.left(n)
 		}
 	}
-	return found, ok
+	return found
 }
 
-// last finds the last run of the set.
-func (t *tree) last() (Run, bool) {
+// holding finds the last span of byAddress that begins at or before page; 0 if there is none.
+func (t *tree) holding(page uint64) int32 {
+	found := int32(none)
+	for n := t.root; n != none; {
+		if t.spans[n].First > page {
+			n = *t.left(n)
+		} else {
+			found = n
+			n = *t.right(n)
+		}
+	}
+	return found
+}
+
+// longest finds, in a tree by length, the lowest of the longest spans; 0 if there is none.
+func (t *tree) longest() int32 {
 	n := t.root
-	if n == nil {
-		return Run{}, false
+	if n == none {
+		return none
 	}
-	for n.right != nil {
-		n = n.right
+	for *t.right(n) != none {
+		n = *t.right(n)
 	}
-	return n.run, true
+	return t.atLeast(t.key(&t.spans[n]), 0)
 }
