@@ -15,6 +15,7 @@ const (
 	memoryKind  = 0x3e
 	segmentKind = 0x5e
 	batchKind   = 0xba
+	pagesKind   = 0x9a
 )
 
 // errHandle: a handle that names nothing, or something of another kind.
@@ -112,7 +113,9 @@ func (t *table[T]) takeOwned(owner uint64) []T {
 
 // missing words what is wrong with a handle.
 func (t *table[T]) missing(h uint64) error {
-	kinds := map[uint64]string{engineKind: "engine", memoryKind: "memory", segmentKind: "segment", batchKind: "batch"}
+	kinds := map[uint64]string{
+		engineKind: "engine", memoryKind: "memory", segmentKind: "segment", batchKind: "batch", pagesKind: "page pool",
+	}
 	other, known := kinds[h>>56]
 	switch {
 	case h == 0:

@@ -8,7 +8,8 @@
  *
  * Words. An *engine* is one process's endpoint. A *memory* is one registered
  * range of this process. A *segment* is the address space that a peer's engine
- * publishes. A *batch* is the blocks submitted, and waited for, together.
+ * publishes. A *batch* is the blocks submitted, and waited for, together. A *page
+ * pool* hands out numbers of KV-cache pages; it needs no engine.
  *
  * Results. Every function returns int: MC_OK (0), or a negative MC_E... code;
  * the text of the calling thread's last failure is mc_last_error(). Results go
@@ -56,13 +57,14 @@ typedef uint64_t mc_memory_t;  /* from mc_register, ended by mc_deregister */
 typedef uint64_t mc_segment_t; /* from mc_segment_open, ended by mc_segment_close */
 typedef uint64_t mc_batch_t;   /* from mc_submit, mc_submit_pages, mc_batch_open; ended by
                                   mc_batch_close */
+typedef uint64_t mc_pages_t;   /* from mc_pages_create, ended by mc_pages_destroy */
 
 /* Status codes. One for each thing a caller can act on. */
 enum {
     MC_OK = 0,
     MC_EINVAL = -1,       /* an argument is malformed; the text names it */
     MC_EHANDLE = -2,      /* closed, stale, or another kind of handle */
-    MC_ENOTFOUND = -3,    /* no such buffer, notification or host name */
+    MC_ENOTFOUND = -3,    /* no such buffer, notification, host name, or request with pages */
     MC_EADDR = -4,        /* an address range is outside every registered memory */
     MC_EOVERLAP = -5,     /* the range overlaps memory that is registered already */
     MC_EFULL = -6,        /* a table or buffer limit was reached; the text names it */
@@ -76,7 +78,9 @@ enum {
     MC_EDEVICE = -14,     /* a local device or the operating system failed */
     MC_EUNSUPPORTED = -15,/* this build or host cannot do it */
     MC_EFORKED = -16,     /* called in a forked child */
-    MC_EINTERNAL = -17    /* a bug of the library; the text has the stack */
+    MC_EINTERNAL = -17,   /* a bug of the library; the text has the stack */
+    MC_ENOPAGES = -18,    /* fewer pages are free than were asked for */
+    MC_EPAGE = -19        /* a page is free already, of another request, or of another pool */
 };
 
 /* Direction of a batch, seen from this process. */
@@ -185,6 +189,31 @@ typedef struct mc_engine_stats {
     uint64_t connections;        /* incoming data connections now, of peers in this process too */
     uint64_t peers_local;        /* peers that this engine reaches in memory now */
 } mc_engine_stats_t;
+
+/* Kinds of page pools. */
+enum {
+    MC_PAGES_RUNS = 0,  /* keeps runs long */
+    MC_PAGES_FIFO = 1,  /* a list: freed pages go to its end */
+    MC_PAGES_SORTED = 2 /* a list: freed pages are kept apart, and sorted in when it runs short */
+};
+
+/* As a request that gives pages back: whichever requests hold them. */
+#define MC_ANYONE UINT64_MAX
+
+/* A page pool at one moment. A run is consecutive page numbers; those of a list's free
+ * pages are runs in the order in which it will give them. */
+typedef struct mc_pages_stats {
+    uint64_t pages;           /* of the pool */
+    uint64_t pages_free;      /* that can be had, set aside or not */
+    uint64_t pages_reserved;  /* of the free ones, those set aside for requests to grow into */
+    uint64_t pages_allocated; /* that requests hold */
+    uint64_t requests;        /* that hold pages */
+    uint64_t runs_allocated;  /* runs that the pages of requests are in */
+    uint64_t runs_free;       /* maximal runs of free pages */
+    uint64_t longest_free;    /* pages of the longest of them */
+    double fragmentation;     /* 1 - longest_free / pages_free; 0 when no page is free */
+    uint64_t histogram[64];   /* free runs by length: element k those of 2^k to 2^(k+1)-1 pages */
+} mc_pages_stats_t;
 
 /* The Go side of the library includes this header for its types only: cgo
  * cannot spell the const of the prototypes. */
@@ -471,6 +500,85 @@ int mc_notify_send(mc_engine_t engine, const char *peer, const char *name, const
 int mc_notify_take(mc_engine_t engine, char *name, uint64_t name_capacity,
                    uint64_t *out_name_length, char *message, uint64_t message_capacity,
                    uint64_t *out_message_length);
+
+/* ---- page pools ------------------------------------------------------------ */
+
+/* mc_pages_create makes a pool of the count pages from page first, all of them free. A pool
+ * knows numbers only, not what a page weighs nor where it lies. kind is one of MC_PAGES_...:
+ * MC_PAGES_RUNS keeps the pages of a request in few runs, so that its KV cache moves in few
+ * pieces; the two others are what it is compared with, and can be used in its place. flags must
+ * be 0.
+ *
+ * Requests have numbers that the caller chooses, any but MC_ANYONE. A request begins with
+ * mc_pages_alloc and ends when its last page is given back. A call that fails changes nothing,
+ * but for one whose arrays become inaccessible meanwhile.
+ *
+ * With MC_PAGES_RUNS a request grows into the free pages behind its last one. Some of those can
+ * be set aside for it, its room, which others get only when they would else have to be split:
+ * then the room in the shortest gap between requests that is long enough is given back, as much
+ * as is needed. Room never makes a call fail. A request that has used up its room gets more as
+ * it grows. A run takes 64 bytes, and nothing is kept for each page; a list takes 20 bytes a
+ * page.
+ * Does not block. Returns MC_OK; MC_EINVAL (count 0, a number above INT64_MAX, kind, flags;
+ * more than 2^27 pages in a list). */
+int mc_pages_create(uint64_t first, uint64_t count, uint32_t kind, uint32_t flags, mc_pages_t *out);
+
+/* mc_pages_destroy gives the handle back, and the pool's memory when calls on other threads are
+ * done. Does not block. Returns MC_OK, MC_EHANDLE. */
+int mc_pages_destroy(mc_pages_t pool);
+
+/* mc_pages_alloc gives a new request count pages, and sets up to room more aside behind them.
+ * Their numbers are written to pages, in the request's order. pages may be NULL when capacity
+ * is 0: then they are not, and mc_pages_runs tells them.
+ * Does not block. Returns MC_OK; MC_EINVAL (count 0, the request holds pages already or is
+ * MC_ANYONE); MC_ENOPAGES; MC_EFULL (capacity is not 0 and below count); MC_EHANDLE. */
+int mc_pages_alloc(mc_pages_t pool, uint64_t request, uint64_t count, uint64_t room, int64_t *pages,
+                   uint64_t capacity);
+
+/* mc_pages_grow gives a request count pages more. pages, capacity and errors as in
+ * mc_pages_alloc.
+ * Returns MC_OK; MC_ENOTFOUND (the request holds no pages); MC_ENOPAGES; MC_EFULL; MC_EHANDLE. */
+int mc_pages_grow(mc_pages_t pool, uint64_t request, uint64_t count, int64_t *pages,
+                  uint64_t capacity);
+
+/* mc_pages_grow_batch grows many requests, as a step of decoding does: requests[i] by counts[i]
+ * pages, which may be 0, or each by one if counts is NULL; count is the length of both arrays.
+ * The numbers are written to pages, those of requests[0] first; *out_count is how many, written
+ * also with MC_EFULL. All grow or none.
+ * Does not block. Returns as mc_pages_grow; MC_EINVAL (an array that cannot be read). The text
+ * names the request. */
+int mc_pages_grow_batch(mc_pages_t pool, const uint64_t *requests, const uint64_t *counts,
+                        uint64_t count, int64_t *pages, uint64_t capacity, uint64_t *out_count);
+
+/* mc_pages_reserve changes how many pages are set aside for a request: to room, or as many as
+ * are free right behind it if that is less; *out_room (optional) is how many. 0 gives all back,
+ * as is right for a request that will grow no more but keeps its pages. Returns MC_OK,
+ * MC_ENOTFOUND, MC_EHANDLE. */
+int mc_pages_reserve(mc_pages_t pool, uint64_t request, uint64_t room, uint64_t *out_room);
+
+/* mc_pages_free gives count pages back, in any order: pages of that request, or of any with
+ * MC_ANYONE. Pages at the end of a request that has room become room. All are given back or
+ * none.
+ * Returns MC_OK; MC_EPAGE (a page is not of this pool, is free already, or is another
+ * request's: the text has its number); MC_EINVAL (a page is listed twice; the array cannot be
+ * read); MC_EHANDLE. */
+int mc_pages_free(mc_pages_t pool, uint64_t request, const int64_t *pages, uint64_t count);
+
+/* mc_pages_release gives back all pages of a request, *out_count (optional) in number.
+ * Returns MC_OK, MC_ENOTFOUND, MC_EHANDLE. */
+int mc_pages_release(mc_pages_t pool, uint64_t request, uint64_t *out_count);
+
+/* mc_pages_runs tells the pages of a request as runs in the order in which it got them: run i
+ * is runs[2*i+1] pages from page runs[2*i] on. runs has room for capacity runs; *out_count is
+ * how many there are, written also with MC_EFULL: then runs is not. runs may be NULL when
+ * capacity is 0.
+ * Returns MC_OK, MC_EFULL, MC_ENOTFOUND, MC_EHANDLE. */
+int mc_pages_runs(mc_pages_t pool, uint64_t request, uint64_t *runs, uint64_t capacity,
+                  uint64_t *out_count);
+
+/* mc_pages_stats describes the pool as it is now. Of a list it looks at every page. Returns
+ * MC_OK, MC_EHANDLE. */
+int mc_pages_stats(mc_pages_t pool, mc_pages_stats_t *out);
 
 #endif /* MC_TYPES_ONLY */
 

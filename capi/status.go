@@ -39,6 +39,13 @@ var statuses = []struct {
 	{core.ErrPeer, C.MC_EPEER},
 	{core.ErrDevice, C.MC_EDEVICE},
 	{core.ErrClosed, C.MC_EHANDLE},
+	{core.ErrPagesInvalid, C.MC_EINVAL},
+	{core.ErrRequestExists, C.MC_EINVAL},
+	{core.ErrNoRequest, C.MC_ENOTFOUND},
+	{core.ErrPagesFull, C.MC_ENOPAGES},
+	{core.ErrPageForeign, C.MC_EPAGE},
+	{core.ErrPageFree, C.MC_EPAGE},
+	{core.ErrPageOfAnother, C.MC_EPAGE},
 }
 
 // statusOf gives the code for an error.

@@ -23,6 +23,8 @@ const char *mc_status_name(int status) {
     case MC_EUNSUPPORTED: return "MC_EUNSUPPORTED";
     case MC_EFORKED: return "MC_EFORKED";
     case MC_EINTERNAL: return "MC_EINTERNAL";
+    case MC_ENOPAGES: return "MC_ENOPAGES";
+    case MC_EPAGE: return "MC_EPAGE";
     }
     return "MC_UNKNOWN";
 }

@@ -7,6 +7,12 @@ const (
 	mostRoom  = 64
 )
 
+// growth is what one request of a batch gets.
+type growth struct {
+	holder int32
+	count  uint64
+}
+
 // Grow implements Allocator.
 func (p *Pool) Grow(request, count uint64) ([]Run, error) {
 	p.mu.Lock()
@@ -36,14 +42,14 @@ func (p *Pool) GrowBatch(requests, counts, pages []uint64) error {
 			return err
 		}
 		total += n
-		p.batch = append(p.batch, h)
+		p.batch = append(p.batch, growth{h, n}) // counts may be the caller's memory: it is read once
 	}
 	if uint64(len(pages)) < total {
 		return tooShort(pages, total)
 	}
-	for i, h := range p.batch {
+	for _, g := range p.batch {
 		p.taken = p.taken[:0]
-		p.grow(h, countOf(counts, i))
+		p.grow(g.holder, g.count)
 		pages = list(pages, p.taken)
 	}
 	return nil

@@ -39,11 +39,11 @@ type listed struct {
 	runs   []Run
 }
 
-// mostListed is how many pages a List may have: 20 GiB of memory.
-const mostListed = 1 << 30
+// mostListed is how many pages a List may have: those take 2.5 GiB of memory.
+const mostListed = 1 << 27
 
 // NewFIFO makes a list of the count pages from page first. It fails with ErrArgument when
-// count is 0 or more than 2^30, or the range passes the last page number.
+// count is 0 or more than 2^27, or the range passes the last page number.
 func NewFIFO(first, count uint64) (*List, error) { return newList(first, count, false) }
 
 // NewSorted is NewFIFO of a list that is sorted when it runs short.

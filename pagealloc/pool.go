@@ -29,7 +29,7 @@ type Pool struct {
 	stats Stats // but for Requests and LongestRun
 	taken []Run // what the call under way has taken
 	given []Run // what it gives back
-	batch []int32
+	batch []growth
 }
 
 var _ Allocator = (*Pool)(nil)

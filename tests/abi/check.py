@@ -27,7 +27,7 @@ class Header:
             for name, value in re.findall(r"(\w+)\s*=\s*(-?\d+)", body)
         }
         self.structs: dict[str, list[str]] = {
-            name: re.findall(r"(\w+)\s*;", body)
+            name: re.findall(r"(\w+)(?:\[\d+\])?\s*;", body)
             for body, name in re.findall(r"typedef struct \w+\s*\{(.*?)\}\s*(\w+)\s*;", text, flags=re.S)
         }
         self.handles = set(re.findall(r"typedef uint64_t (\w+);", text))

@@ -141,8 +141,8 @@ static void names(void) {
         {MC_ECANCELED, "MC_ECANCELED"}, {MC_EPEER, "MC_EPEER"}, {MC_ERESTARTED, "MC_ERESTARTED"},
         {MC_EREJECTED, "MC_EREJECTED"}, {MC_EFENCED, "MC_EFENCED"}, {MC_EDEVICE, "MC_EDEVICE"},
         {MC_EUNSUPPORTED, "MC_EUNSUPPORTED"}, {MC_EFORKED, "MC_EFORKED"},
-        {MC_EINTERNAL, "MC_EINTERNAL"}, {1, "MC_UNKNOWN"}, {MC_EINTERNAL - 1, "MC_UNKNOWN"},
-        {INT_MAX, "MC_UNKNOWN"}, {INT_MIN, "MC_UNKNOWN"},
+        {MC_EINTERNAL, "MC_EINTERNAL"}, {MC_ENOPAGES, "MC_ENOPAGES"}, {MC_EPAGE, "MC_EPAGE"},
+        {1, "MC_UNKNOWN"}, {MC_EPAGE - 1, "MC_UNKNOWN"}, {INT_MAX, "MC_UNKNOWN"}, {INT_MIN, "MC_UNKNOWN"},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         CHECK(strcmp(mc_status_name(table[i].code), table[i].name) == 0, "%d is called %s",

@@ -108,6 +108,19 @@ static void structs(void) {
     FIELD(mc_engine_stats_t, peers_local);
     end_struct();
 
+    BEGIN(mc_pages_stats_t);
+    FIELD(mc_pages_stats_t, pages);
+    FIELD(mc_pages_stats_t, pages_free);
+    FIELD(mc_pages_stats_t, pages_reserved);
+    FIELD(mc_pages_stats_t, pages_allocated);
+    FIELD(mc_pages_stats_t, requests);
+    FIELD(mc_pages_stats_t, runs_allocated);
+    FIELD(mc_pages_stats_t, runs_free);
+    FIELD(mc_pages_stats_t, longest_free);
+    FIELD(mc_pages_stats_t, fragmentation);
+    FIELD(mc_pages_stats_t, histogram);
+    end_struct();
+
     /* Handles are plain integers: no fields. */
     BEGIN(mc_engine_t);
     end_struct();
@@ -116,6 +129,8 @@ static void structs(void) {
     BEGIN(mc_segment_t);
     end_struct();
     BEGIN(mc_batch_t);
+    end_struct();
+    BEGIN(mc_pages_t);
     end_struct();
 }
 
@@ -138,6 +153,8 @@ static void constants(void) {
     CONSTANT(MC_EUNSUPPORTED);
     CONSTANT(MC_EFORKED);
     CONSTANT(MC_EINTERNAL);
+    CONSTANT(MC_ENOPAGES);
+    CONSTANT(MC_EPAGE);
 
     CONSTANT(MC_READ);
     CONSTANT(MC_WRITE);
@@ -148,6 +165,10 @@ static void constants(void) {
     CONSTANT(MC_QUIET_BOTH);
     CONSTANT(MC_QUIET_LOCAL);
     CONSTANT(MC_FLAG_UNCONFIRMED);
+
+    CONSTANT(MC_PAGES_RUNS);
+    CONSTANT(MC_PAGES_FIFO);
+    CONSTANT(MC_PAGES_SORTED);
 }
 
 int main(void) {

@@ -77,7 +77,7 @@ say "the library exports the functions of the header and nothing else"
 "$out/layout" >"$out/layout.json"
 "$PYTHON" "$here/check.py" "$header" "$library" "$out/layout.json"
 
-for program in smoke errors outcome; do
+for program in smoke errors outcome pages; do
     say "$program.c"
     "${c[@]}" -O1 "$here/$program.c" -o "$out/$program" "${link[@]}"
     timeout 120 "$out/$program"
