@@ -24,12 +24,14 @@ STRUCTS = {
     "mc_page_group_t": _ffi.PageGroup,
     "mc_engine_options_t": _ffi.EngineOptions,
     "mc_engine_stats_t": _ffi.EngineStats,
+    "mc_pages_stats_t": _ffi.PagesStats,
 }
 HANDLES = {
     "mc_engine_t": _ffi.engine_t,
     "mc_memory_t": _ffi.memory_t,
     "mc_segment_t": _ffi.segment_t,
     "mc_batch_t": _ffi.batch_t,
+    "mc_pages_t": _ffi.pages_t,
 }
 
 
@@ -84,12 +86,15 @@ PARAMETERS = {
     "char *": (ctypes.POINTER(ctypes.c_char),),
     "uint16_t *": (ctypes.POINTER(ctypes.c_uint16),),
     "int32_t *": (ctypes.POINTER(ctypes.c_int32),),
-    "uint64_t *": (ctypes.POINTER(ctypes.c_uint64),),
+    "uint64_t *": (ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p),
+    "int64_t *": (ctypes.c_void_p,),
+    "const int64_t *": (ctypes.c_void_p,),
     "const uint64_t *": (ctypes.c_void_p,),
     "const mc_memory_t *": (ctypes.c_void_p,),
     "mc_batch_status_t *": (ctypes.POINTER(_ffi.BatchStatus),),
     "mc_engine_stats_t *": (ctypes.POINTER(_ffi.EngineStats),),
     "const mc_page_group_t *": (ctypes.POINTER(_ffi.PageGroup),),
+    "mc_pages_stats_t *": (ctypes.POINTER(_ffi.PagesStats),),
     "const mc_engine_options_t *": (ctypes.POINTER(_ffi.EngineOptions),),
     **{name: (kind,) for name, kind in HANDLES.items()},
     **{f"{name} *": (ctypes.POINTER(kind), ctypes.c_void_p) for name, kind in HANDLES.items()},
@@ -153,7 +158,7 @@ def test_every_status_has_a_name_and_an_exception() -> None:
         assert _ffi.lib().mc_status_name(number).decode() == name
     assert set(_errors.EXCEPTIONS) == set(_ffi.STATUS) - {"MC_OK"}
     assert len(set(_errors.EXCEPTIONS.values())) == len(_errors.EXCEPTIONS)
-    for unknown in (1, -18, 2**31 - 1, -(2**31)):
+    for unknown in (1, -20, 2**31 - 1, -(2**31)):
         assert _ffi.lib().mc_status_name(unknown) == b"MC_UNKNOWN"
 
 

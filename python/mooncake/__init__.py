@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from ._errors import NotFound as NotFound
     from ._errors import NotRegistered as NotRegistered
     from ._errors import Overlap as Overlap
+    from ._errors import PageError as PageError
     from ._errors import PeerRestarted as PeerRestarted
     from ._errors import PeerUnreachable as PeerUnreachable
+    from ._errors import PoolExhausted as PoolExhausted
     from ._errors import QueueFull as QueueFull
     from ._errors import Rejected as Rejected
     from ._errors import StaleHandle as StaleHandle
@@ -49,6 +51,10 @@ if TYPE_CHECKING:
     from .native import EngineStats as EngineStats
     from .native import Notification as Notification
     from .native import local_topology as local_topology
+    from .pages import PagePool as PagePool
+    from .pages import PagePoolStats as PagePoolStats
+    from .pages import PageRun as PageRun
+    from .pages import PoolKind as PoolKind
 
 _HOMES = {
     "_batch": ("Batch", "BatchState", "BatchStatus", "Op", "Quiet"),
@@ -65,8 +71,10 @@ _HOMES = {
         "NotFound",
         "NotRegistered",
         "Overlap",
+        "PageError",
         "PeerRestarted",
         "PeerUnreachable",
+        "PoolExhausted",
         "QueueFull",
         "Rejected",
         "StaleHandle",
@@ -77,6 +85,7 @@ _HOMES = {
     "_pages": ("Layer", "PageGroup"),
     "_segment": ("Segment",),
     "native": ("Engine", "EngineStats", "Notification", "local_topology"),
+    "pages": ("PagePool", "PagePoolStats", "PageRun", "PoolKind"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -40,7 +40,7 @@ class StaleHandle(MooncakeError, RuntimeError):
 
 
 class NotFound(MooncakeError, LookupError):
-    """There is no such buffer, notification or host name."""
+    """There is no such buffer, notification, host name, or request with pages."""
 
 
 class NotRegistered(MooncakeError, ValueError):
@@ -99,6 +99,15 @@ class InternalError(MooncakeError, RuntimeError):
     """A bug of the library; the text has the stack."""
 
 
+class PoolExhausted(MooncakeError, MemoryError):
+    """Fewer pages are free than were asked for."""
+
+
+class PageError(MooncakeError, ValueError):
+    """A page is free already, belongs to another request, or to another pool; the text has
+    its number."""
+
+
 class LibraryError(MooncakeError, ImportError):
     """libmooncake.so cannot be loaded; the text says what to do."""
 
@@ -121,4 +130,6 @@ EXCEPTIONS: dict[str, type[MooncakeError]] = {
     "MC_EUNSUPPORTED": Unsupported,
     "MC_EFORKED": ForkedError,
     "MC_EINTERNAL": InternalError,
+    "MC_ENOPAGES": PoolExhausted,
+    "MC_EPAGE": PageError,
 }

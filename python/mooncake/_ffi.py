@@ -17,6 +17,7 @@ from ctypes import (
     Structure,
     c_char,
     c_char_p,
+    c_double,
     c_int,
     c_int32,
     c_int64,
@@ -50,6 +51,8 @@ STATUS: dict[str, int] = {
     "MC_EUNSUPPORTED": -15,
     "MC_EFORKED": -16,
     "MC_EINTERNAL": -17,
+    "MC_ENOPAGES": -18,
+    "MC_EPAGE": -19,
 }
 
 MC_READ = 0
@@ -64,6 +67,12 @@ MC_QUIET_BOTH = 1
 MC_QUIET_LOCAL = 2
 
 MC_FLAG_UNCONFIRMED = 1
+
+MC_PAGES_RUNS = 0
+MC_PAGES_FIFO = 1
+MC_PAGES_SORTED = 2
+
+ANYONE = 2**64 - 1  # MC_ANYONE, which is no constant of an enum
 
 
 class BatchStatus(Structure):
@@ -151,13 +160,32 @@ class EngineStats(Structure):
     ]
 
 
+class PagesStats(Structure):
+    """mc_pages_stats_t"""
+
+    _fields_ = [
+        ("pages", c_uint64),
+        ("pages_free", c_uint64),
+        ("pages_reserved", c_uint64),
+        ("pages_allocated", c_uint64),
+        ("requests", c_uint64),
+        ("runs_allocated", c_uint64),
+        ("runs_free", c_uint64),
+        ("longest_free", c_uint64),
+        ("fragmentation", c_double),
+        ("histogram", c_uint64 * 64),
+    ]
+
+
 engine_t = c_uint64
 memory_t = c_uint64
 segment_t = c_uint64
 batch_t = c_uint64
+pages_t = c_uint64
 
 # const uint64_t *: an address, so that arrays are passed without a cast.
 u64_array = c_void_p
+i64_array = c_void_p
 out_text = POINTER(c_char)
 out_u64 = POINTER(c_uint64)
 
@@ -231,6 +259,19 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [engine_t, out_text, c_uint64, out_u64, out_text, c_uint64, out_u64],
     ),
+    "mc_pages_create": (c_int, [c_uint64, c_uint64, c_uint32, c_uint32, POINTER(pages_t)]),
+    "mc_pages_destroy": (c_int, [pages_t]),
+    "mc_pages_alloc": (c_int, [pages_t, c_uint64, c_uint64, c_uint64, i64_array, c_uint64]),
+    "mc_pages_grow": (c_int, [pages_t, c_uint64, c_uint64, i64_array, c_uint64]),
+    "mc_pages_grow_batch": (
+        c_int,
+        [pages_t, u64_array, u64_array, c_uint64, i64_array, c_uint64, out_u64],
+    ),
+    "mc_pages_reserve": (c_int, [pages_t, c_uint64, c_uint64, out_u64]),
+    "mc_pages_free": (c_int, [pages_t, c_uint64, i64_array, c_uint64]),
+    "mc_pages_release": (c_int, [pages_t, c_uint64, out_u64]),
+    "mc_pages_runs": (c_int, [pages_t, c_uint64, u64_array, c_uint64, out_u64]),
+    "mc_pages_stats": (c_int, [pages_t, POINTER(PagesStats)]),
 }
 
 _library: Any = None
