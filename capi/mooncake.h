@@ -349,10 +349,10 @@ int mc_segment_close(mc_segment_t segment);
  * registered memory on both sides. With at most 16384 blocks all are checked before
  * the first byte moves; a longer call is checked and moved piece by piece, so that
  * its first bytes leave as early as those of a short one.
- * Neighbours that are contiguous on both sides are moved as one run. Blocks of
- * length 0 are done at once; so is an empty batch. Blocks have no order; where
- * destinations overlap the result is one of the blocks, byte by byte; where, within
- * one process, a source overlaps a destination it is anything.
+ * Neighbours that are contiguous on both sides are moved as one run, in whichever order
+ * the two are named. Blocks of length 0 are done at once; so is an empty batch. Blocks
+ * have no order; where destinations overlap the result is one of the blocks, byte by
+ * byte; where, within one process, a source overlaps a destination it is anything.
  * deadline_ms ends the batch when it is not done by then: > 0 from now; 0 for
  * the default (MC_TRANSFER_TIMEOUT seconds, 30, plus 1 ns a byte); < 0 for none.
  * A connection that breaks is opened again and its blocks are sent once more,
@@ -435,7 +435,8 @@ int mc_batch_add(mc_batch_t batch, const uint64_t *local, const uint64_t *remote
                  const uint64_t *length, uint64_t count);
 
 /* mc_batch_seal says that a batch gets no more blocks: it ends when those it has are
- * moved. Sealing twice, or a batch that was not opened by mc_batch_open, does nothing. Blocks as mc_submit.
+ * moved. Sealing twice, or a batch that was not opened by mc_batch_open, does nothing.
+ * Blocks as mc_submit.
  * Returns MC_OK, MC_EHANDLE. */
 int mc_batch_seal(mc_batch_t batch);
 

@@ -100,11 +100,11 @@ func (f *fifo) take(n int) []int {
 
 func (f *fifo) give(pages []int) { *f = append(*f, pages...) }
 
-// fifoBlocks are prompts of 200 to 2,000 pages in 64 layers, from a prefill pool that
+// fifoBlocks are prompts of 200 to 2,000 pages in 40 layers, from a prefill pool that
 // serves one request after the other to a decode pool in which 256 requests of 512 steps
 // took a page each in turn, for 3,000 requests before.
 func fifoBlocks(n int) (b Blocks) {
-	const pool, running, steps, layers = 400_000, 256, 512, 64
+	const pool, running, steps, layers = 400_000, 256, 512, 40
 	r := rand.New(rand.NewPCG(9, 10))
 	prefill, decode := newFIFO(pool/2), newFIFO(pool)
 	type request struct {
@@ -118,7 +118,7 @@ func fifoBlocks(n int) (b Blocks) {
 				if len(b.Length) == n {
 					return
 				}
-				b.add(k*pool/2+local[i], k*pool/2+remote[i]/2, 1)
+				b.add(k*pool/2+local[i], k*pool+remote[i], 1)
 			}
 		}
 	}

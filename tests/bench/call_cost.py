@@ -20,6 +20,10 @@ and in microseconds:
 
 "check" is a call that fails at its last block, without what failing costs. The planner by
 itself: `go test -run xxx -bench Plan ./core`.
+
+"pages" is the same blocks as a page group, with numpy's int32 page lists and an array of up to
+160 layers: as many pages as it takes, in another order on each side, with a gap between them.
+Its check is part of plan+post.
 """
 
 from __future__ import annotations
@@ -38,8 +42,9 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
-from mooncake import Engine, MooncakeError, NotRegistered, _ffi
+from mooncake import Engine, MooncakeError, NotRegistered, PageGroup, _ffi
 from mooncake._blocks import TOGETHER, Blocks, many_blocks
+from mooncake._pages import groups_of
 
 try:
     import numpy
@@ -146,12 +151,20 @@ class Case:
         }
         submit, took["wait"] = self.submit()
         took["plan+post"] = max(0.0, submit - took["check"])
-        took["whole"] = self.timed(lambda: self.bench.segment.write(*self.arguments))
-        self.bench.watch(self.lists[1][0])
+        took["whole"] = self.timed(self.write)
+        self.bench.watch(self.first)
         began = clock()
-        self.bench.segment.write(*self.arguments)
+        self.write()
         took["first"] = self.bench.seen() - began
         return took
+
+    @property
+    def first(self) -> int:
+        """Where the first block goes."""
+        return self.lists[1][0]
+
+    def write(self) -> None:
+        self.bench.segment.write(*self.arguments)
 
     def timed(self, call: Callable[[], object]) -> float:
         began = clock()
@@ -211,15 +224,60 @@ class Case:
         submit = wait = 0
         for _ in range(self.repeat):
             began = clock()
-            library.mc_submit(
-                self.bench.segment.handle, 1, *self.addresses(), self.count, 0, ctypes.byref(out)
-            )
+            self.begin(out)
             submitted = clock()
             library.mc_wait(out, -1, ctypes.byref(raw))
             wait += clock() - submitted
             submit += submitted - began
             library.mc_batch_close(out)
         return submit / self.repeat, wait / self.repeat
+
+    def begin(self, out: ctypes.c_uint64) -> None:
+        _ffi.lib().mc_submit(
+            self.bench.segment.handle, 1, *self.addresses(), self.count, 0, ctypes.byref(out)
+        )
+
+
+class PageCase(Case):
+    """The same number of blocks as a page group."""
+
+    def __init__(self, bench: Bench, count: int, block: int) -> None:
+        layers = next(n for n in range(min(count, 160), 0, -1) if count % n == 0)
+        pages = count // layers
+        self.bench, self.count, self.form = bench, count, "pages"
+        lists = [spread(0, pages, block, seed) for seed in (1, 2)]
+        local, remote = (numpy.array(each, dtype=numpy.int32) // (2 * block) for each in lists)
+        step = 2 * block * pages
+        at = [(bench.pages.address + k * step, int(bench.remote) + k * step) for k in range(layers)]
+        rows = [(here, there, 2 * block, 2 * block, block) for here, there in at]
+        self.group = PageGroup(local, remote, numpy.array(rows, dtype=numpy.uint64))
+        self.lists = ([], [int(bench.remote) + lists[1][0]], [])
+        self.repeat = max(1, 3000 // count)
+        self.given = groups_of(self.group)
+
+    def convert(self) -> None:
+        groups_of(self.group)
+
+    def write(self) -> None:
+        self.bench.segment.write_pages(self.group)
+
+    def transfer(self, count: int) -> None:
+        raw, out = _ffi.BatchStatus(), ctypes.c_uint64()
+        _ffi.lib().mc_transfer_pages(
+            self.bench.segment.handle, 1, self.given.array, count, 0, 100,
+            ctypes.byref(raw), ctypes.byref(out),
+        )  # fmt: skip
+
+    def check(self) -> float:
+        return 0.0
+
+    def refusals(self) -> float:
+        return 0.0
+
+    def begin(self, out: ctypes.c_uint64) -> None:
+        _ffi.lib().mc_submit_pages(
+            self.bench.segment.handle, 1, self.given.array, 1, 0, ctypes.byref(out)
+        )
 
 
 def show(found: list[dict[str, Any]]) -> None:
@@ -247,10 +305,16 @@ def main() -> None:
         serve(options.serve)
     if min(options.rounds, options.block, *options.counts) < 1:
         parser.error("--rounds, --block and --counts take numbers of 1 or more")
-    forms = ["list"] if numpy is None else ["list", "numpy"]
+    forms = ["list"] if numpy is None else ["list", "numpy", "pages"]
     bench = Bench(max(options.counts) * 2 * options.block + 4096)
     try:
-        cases = [Case(bench, n, options.block, form) for n in options.counts for form in forms]
+        cases = [
+            PageCase(bench, n, options.block)
+            if form == "pages"
+            else Case(bench, n, options.block, form)
+            for n in options.counts
+            for form in forms
+        ]
         rounds = [[case.round() for case in cases] for _ in range(options.rounds)]
     except MooncakeError as error:
         raise SystemExit(f"call_cost: {error}") from error
