@@ -1,10 +1,6 @@
 package core
 
-import (
-	"math/bits"
-
-	"github.com/pkg/errors"
-)
+import "github.com/pkg/errors"
 
 // PageList is the numbers of pages, of 32 or of 64 bits.
 type PageList struct {
@@ -135,13 +131,11 @@ func (p *pagePiece) fuse() {
 	p.layers = out
 }
 
-// adjoins tells whether every page of m begins where the same page of l ends, and
-// both together are no longer than a page.
+// adjoins tells whether every page of m begins where the same page of l ends. Both were
+// checked, so that their lengths are together less than an address.
 func (l *pageLayer) adjoins(m *pageLayer) bool {
-	n, carry := bits.Add64(l.Length, m.Length, 0)
 	return l.LocalStride == m.LocalStride && l.RemoteStride == m.RemoteStride &&
-		m.LocalBase == l.LocalBase+l.Length && m.RemoteBase == l.RemoteBase+l.Length &&
-		carry == 0 && n <= l.LocalStride && n <= l.RemoteStride && l.region == m.region
+		m.LocalBase == l.LocalBase+l.Length && m.RemoteBase == l.RemoteBase+l.Length && l.region == m.region
 }
 
 func dropPieces(pieces []pagePiece) {

@@ -350,6 +350,12 @@ func TestAPageWrittenTwice(t *testing.T) {
 		assert.Contains(t, []byte{p.memA[64+i], p.memA[192+i]}, p.memB[5*64+i])
 	}
 	assert.Equal(t, p.memA[128:192], p.memB[6*64:7*64])
+	// Up and down again is no run.
+	p.memB.poison(9)
+	_, err = movePages(t, p.seg, Write, PageGroup{Pages32([]int32{5, 6, 5, 4, 5}), Pages64([]int64{5, 6, 5, 4, 5}), []Layer{l}})
+	require.NoError(t, err)
+	assert.Equal(t, p.memA[4*64:7*64], p.memB[4*64:7*64])
+	assert.True(t, p.memB[:4*64].all(9) && p.memB[7*64:].all(9), "the pages around them")
 }
 
 // A list of more pages than are checked together is one batch, and every page of it

@@ -177,16 +177,33 @@ func TestRunsTellHowTheyJoin(t *testing.T) {
 		runs, p := runsOf(in.make(10_000))
 		check(runs, &p.joined)
 	}
+	var b Blocks // a run that joins, until it grows at its begin
+	b.add(0, 0, 1)
+	b.add(1, 10, 1)
+	b.add(0, 9, 1)
+	b.add(2, 20, 1)
+	runs, p := runsOf(b)
+	check(runs, &p.joined)
+	require.Len(t, runs, 3)
 	regions := spans{{benchLocal, benchLocal + 5*benchPage + 7}, {benchLocal + 5*benchPage + 7, benchLocal + 1<<30}}
 	for _, strides := range [][2]uint64{{benchPage, benchPage}, {benchPage, 2 * benchPage}, {2 * benchPage, benchPage}} {
-		s := pageSupply{regions: regions}
-		g := PageGroup{Local: Pages32([]int32{1, 2, 3, 4, 5, 6, 9, 8}), Remote: Pages32([]int32{3, 4, 5, 1, 2, 3, 4, 5}),
-			Layers: []Layer{{benchLocal, benchRemote, strides[0], strides[1], benchPage}, {benchLocal, benchRemote, 100, 100, 90}}}
-		piece, err := newPiece(&g, 0, 0, 8)
-		require.NoError(t, err)
-		s.pieces = append(s.pieces, piece)
-		runs := make([]run, 100)
-		check(runs[:s.fill(runs)], &s.joined)
+		g := PageGroup{Local: Pages32([]int32{9, 8, 1, 2, 3, 4, 5}), Remote: Pages32([]int32{4, 5, 7, 8, 1, 2, 3}),
+			Layers: []Layer{{benchLocal, benchRemote, 100, 100, 90}, {benchLocal, benchRemote, strides[0], strides[1], benchPage}}}
+		var whole []run
+		for _, window := range []int{100, 1, 2, 3} { // which fill may stop at any run
+			piece, err := newPiece(&g, 0, 0, g.Local.Len())
+			require.NoError(t, err)
+			s := pageSupply{regions: regions, pieces: []pagePiece{piece}}
+			var all []run
+			for dst := make([]run, window); len(s.pieces) > 0; {
+				all = append(all, dst[:s.fill(dst)]...)
+			}
+			check(all, &s.joined)
+			if whole == nil {
+				whole = all
+			}
+			require.Equal(t, whole, all)
+		}
 	}
 }
 
