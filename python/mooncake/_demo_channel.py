@@ -1,4 +1,4 @@
-"""The demo's control channel: calls to the decode process, over its stdin and stdout."""
+"""A control channel: calls to a process that was started for them, over its stdin and stdout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,23 +21,39 @@ _ANSWER_TIMEOUT = 120.0  # seconds: far beyond hashing the largest request
 _EXIT_TIMEOUT = 5.0
 
 
-class Channel:
-    """A running decode process. call() may be used from several threads. Leaving the
-    with block ends the process, whatever its state."""
+def with_package(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which a child finds this package."""
+    package = str(Path(__file__).parent.parent)
+    paths = [package, *environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        package = str(Path(__file__).parent.parent)
-        paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+
+class Channel:
+    """A running process: the demo's decode process, or what command starts, called name in
+    errors. config is its last argument; timeout is how long an answer may take, in seconds. call()
+    may be used from several threads. Leaving the with block ends the process, whatever its state."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        command: Sequence[str] = (sys.executable, "-m", "mooncake._demo_decode"),
+        env: Mapping[str, str] | None = None,
+        name: str = "decode",
+        timeout: float = _ANSWER_TIMEOUT,
+    ) -> None:
+        self._name = name
+        self._timeout = timeout
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mooncake._demo_decode", json.dumps(config)],
+            [*command, json.dumps(config)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env=with_package(os.environ) if env is None else dict(env),
             text=True,
             encoding="utf-8",
         )
         self._lock = threading.Lock()  # guards _waiting, _gone and the order of lines
-        self._waiting: dict[int, queue.SimpleQueue[dict[str, Any]]] = {0: queue.SimpleQueue()}
+        self._first: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._waiting = {0: self._first}  # by call
         self._gone = False
         self._calls = itertools.count(1)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -53,9 +70,17 @@ class Channel:
     ) -> None:
         self.close(kill=kind is not None)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal; none to a process that has ended."""
+        self._process.send_signal(number)
+
     def hello(self) -> dict[str, Any]:
         """What the process says first. Raises DemoError."""
-        return self._answer(self._waiting[0], "the start")
+        return self._answer(self._first, "the start")
 
     def call(self, op: str, **arguments: Any) -> dict[str, Any]:
         """The answer to an op. Blocks. Raises DemoError if the process says so, is gone, or
@@ -66,22 +91,22 @@ class Channel:
         assert self._process.stdin is not None
         with self._lock:
             if self._gone:
-                raise DemoError("the decode process is gone")
+                raise DemoError(f"the {self._name} process is gone")
             self._waiting[call] = answer
             try:
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
             except (OSError, ValueError) as error:  # ValueError: close() closed it
-                raise DemoError("the decode process is gone") from error
+                raise DemoError(f"the {self._name} process is gone") from error
         return self._answer(answer, op)
 
     def _answer(self, answers: queue.SimpleQueue[dict[str, Any]], what: str) -> dict[str, Any]:
         try:
-            answer = answers.get(timeout=_ANSWER_TIMEOUT)
+            answer = answers.get(timeout=self._timeout)
         except queue.Empty:
-            raise DemoError(f"the decode process does not answer {what}") from None
+            raise DemoError(f"the {self._name} process does not answer {what}") from None
         if "error" in answer:
-            raise DemoError(f"decode process: {answer['error']}")
+            raise DemoError(f"{self._name} process: {answer['error']}")
         return answer
 
     def _read(self) -> None:

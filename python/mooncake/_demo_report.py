@@ -77,15 +77,19 @@ _HEADING = (
 
 def table(results: list[Result]) -> str:
     """The results, one line each, under a heading."""
-    rows = [
-        list(_HEADING),
-        *(_row(result) for result in results),
-    ]
+    return aligned([list(_HEADING), *(_row(result) for result in results)])
+
+
+def aligned(rows: list[list[str]], left: int = 1) -> str:
+    """Rows as columns of text, the first left of them flush left, with a rule below the first
+    row."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        first, *others = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 

@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_arguments(shown)
     shown.set_defaults(run=demo.run)
 
+    from .replay import command as replay
+
+    replayed = commands.add_parser("replay", help=replay.HELP, description=replay.DESCRIPTION)
+    replay.add_arguments(replayed)
+    replayed.set_defaults(run=replay.run)
+
     probe = commands.add_parser(
         "probe", help="ask a peer whether it is alive", description="Exit status 0: it is; 1: not."
     )
