@@ -159,6 +159,7 @@ func mc_engine_stats(engine C.mc_engine_t, out *C.mc_engine_stats_t) C.int {
 			bytes_packed: C.uint64_t(s.BytesPacked), local_refused: C.uint64_t(s.LocalRefused),
 			memories: C.uint64_t(s.Memories), batches_open: C.uint64_t(s.BatchesOpen),
 			connections: C.uint64_t(s.Connections), peers_local: C.uint64_t(s.PeersLocal),
+			messages: C.uint64_t(s.Messages), batch_ns: C.uint64_t(s.BatchTime),
 		}
 		return nil
 	})

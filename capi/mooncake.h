@@ -188,6 +188,9 @@ typedef struct mc_engine_stats {
     uint64_t batches_open;       /* batch handles not closed yet */
     uint64_t connections;        /* incoming data connections now, of peers in this process too */
     uint64_t peers_local;        /* peers that this engine reaches in memory now */
+    uint64_t messages;           /* sent for its own batches: requests over tcp; on one host slots of
+                                    shared memory and system calls; 0 within the process */
+    uint64_t batch_ns;           /* time of all batches that have ended, from submit to end */
 } mc_engine_stats_t;
 
 /* Kinds of page pools. */

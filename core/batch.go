@@ -237,11 +237,13 @@ func (b *Batch) finish(e ending) {
 		b.engine.counts.failed.Add(1)
 	}
 	b.end, b.ended = &e, time.Now()
+	b.engine.counts.batchTime.Add(int64(b.ended.Sub(b.began)))
 	if b.fd >= 0 {
 		signal(b.fd)
 	}
 	b.mu.Unlock()
 	b.intake.check.unpin()
+	b.engine.smallBlocks()
 	b.engine.forgetBatch(b)
 	b.word.bump() // before done: Close may give the word to another batch then
 	close(b.done)

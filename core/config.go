@@ -32,6 +32,7 @@ type Config struct {
 	ForceV1           bool          // MC_TCP_PROTO=1
 	PlainFraming      bool          // MC_TCP_PROTO=2: upstream's framing, also between two of this kind
 	StatusTimeout     time.Duration // MC_TCP_STATUS_TIMEOUT_SEC
+	NoAdvice          bool          // MC_ADVICE=0: no warning about small blocks
 	MetricInterval    time.Duration // MC_TE_METRIC, MC_TE_METRIC_INTERVAL_SECONDS; 0: off
 
 	separate bool // for tests: engines of this process are reached like other processes
@@ -81,6 +82,9 @@ func ConfigFromEnv(getenv Getenv) Config {
 		c.ForceV1 = true
 	case "2":
 		c.PlainFraming = true
+	}
+	if _, set := getenv("MC_ADVICE"); set {
+		c.NoAdvice = !e.boolean("MC_ADVICE")
 	}
 	if e.boolean("MC_TE_METRIC") {
 		c.MetricInterval = time.Duration(e.number("MC_TE_METRIC_INTERVAL_SECONDS", 5, 1, 86400)) * time.Second

@@ -16,11 +16,16 @@ type Stats struct {
 	BatchesLocal, BytesLocal, BytesPacked     uint64 // other processes of this host
 	LocalRefused                              uint64
 	PeersLocal                                uint64 // now
+	Messages                                  uint64
+	BatchTime                                 time.Duration // of all batches that have ended
 }
 
 // counts are the counters that the engine itself keeps.
 type counts struct {
 	batches, failed, blocks, runs atomic.Uint64
+	messages                      atomic.Uint64
+	batchTime                     atomic.Int64     // nanoseconds
+	advised                       atomic.Bool      // see smallBlocks
 	moved                         [2]atomic.Uint64 // bytes confirmed, by Op
 	opened, resent                atomic.Uint64
 	open                          atomic.Int64 // batches not closed
@@ -43,6 +48,7 @@ func (e *Engine) Stats() Stats {
 	s.BatchesSelf, s.BytesSelf = c.batchesSelf.Load(), c.bytesSelf.Load()
 	s.BatchesLocal, s.BytesLocal, s.BytesPacked = c.batchesLocal.Load(), c.bytesLocal.Load(), c.bytesPacked.Load()
 	s.LocalRefused, s.PeersLocal = c.localRefused.Load(), uint64(c.peersLocal.Load())
+	s.Messages, s.BatchTime = c.messages.Load(), time.Duration(c.batchTime.Load())
 	for _, t := range e.transports {
 		t.counters(&s)
 	}

@@ -135,7 +135,7 @@ func (t *localTransport) reach(p *process) (path, error) {
 func (t *localTransport) connect(lp *localPath) (*local.Peer, error) {
 	e, p := t.engine, lp.process
 	ext := p.known.Load().descriptor.Extension
-	cfg := local.PeerConfig{Name: p.name, Log: e.log, Lost: func() { p.suspect.Store(true) }}
+	cfg := local.PeerConfig{Name: p.name, Log: e.log, Lost: func() { p.suspect.Store(true) }, Messages: &e.counts.messages}
 	if guest := t.attach(ext.Instance); guest != nil {
 		lp.inside = true
 		return local.NewInsidePeer(cfg, guest, localLanes()), nil

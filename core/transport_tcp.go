@@ -91,6 +91,7 @@ func (t *tcpTransport) reach(p *process) (path, error) {
 		Name: p.name, Dial: dial.dial, Version: dial.version, Log: t.engine.log, Lanes: t.engine.cfg.Lanes,
 		StallTimeout: t.engine.cfg.StatusTimeout, Lost: func() { p.suspect.Store(true) }, Fences: p.fences,
 		Covered: dial.covered, SocketBuffer: t.engine.cfg.SocketBuffer,
+		Messages: &t.engine.counts.messages,
 	})
 	return &tcpPath{peer, t.engine, d.Extension != nil && d.Extension.Hello >= 1}, nil
 }

@@ -99,6 +99,7 @@ func (r *Remote) guarded(l *lane, po *Posting, ix *index, local, remote []iovec)
 	if r.other.dead() {
 		return 0, unix.ESRCH
 	}
+	l.peer.cfg.Messages.Add(1)
 	n, err := crossCopy(r.other.pid, po.write, local, remote)
 	if err == nil && n == 0 {
 		err = unix.EFAULT

@@ -149,6 +149,7 @@ func (k *packer) post(s slot, m *message, count int) {
 	s.state().Store(slotPosted)
 	k.posted++
 	k.books.Unlock()
+	k.lane.peer.cfg.Messages.Add(1)
 	if k.ring.sleeps().Swap(0) != 0 {
 		k.bell.strike()
 	}

@@ -14,6 +14,9 @@ type PeerConfig struct {
 	// anybody learns of it through a posting.
 	Lost func()
 	Log  *slog.Logger
+	// Messages counts slots of shared memory filled for the peer and system calls that
+	// copied. Nil: nobody does.
+	Messages *atomic.Uint64
 }
 
 const (
@@ -86,6 +89,9 @@ func NewInsidePeer(cfg PeerConfig, g *Guest, lanes int) *Peer {
 func newPeer(cfg PeerConfig) *Peer {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Messages == nil {
+		cfg.Messages = new(atomic.Uint64)
 	}
 	return &Peer{cfg: cfg, live: map[*Posting]struct{}{}, empty: make(chan struct{})}
 }

@@ -96,12 +96,15 @@ func (s *sender) begin(l *lane, es []entry) error {
 		bytes += es[i].Len
 	}
 	heads := s.heads[:len(es)*HeaderSize]
+	messages := uint64(len(es))
 	if s.many {
+		messages = 1
 		es[0].row = int32(len(es))
 		heads = s.headMany(es, write, bytes)
 	} else {
 		s.headsEach(es, write)
 	}
+	l.peer.cfg.Messages.Add(messages)
 	l.sentB.Add(bytes)
 	l.ring.push(es)
 	if !es[0].posting.waits.Load() {

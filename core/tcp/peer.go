@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,8 @@ type PeerConfig struct {
 	StallTimeout time.Duration
 	// SocketBuffer as in ServerConfig.
 	SocketBuffer int
+	// Messages counts the requests sent. Nil: nobody does.
+	Messages *atomic.Uint64
 }
 
 const (
@@ -92,6 +95,9 @@ func NewPeer(cfg PeerConfig) *Peer {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Messages == nil {
+		cfg.Messages = new(atomic.Uint64)
 	}
 	p := &Peer{cfg: cfg, live: map[*Posting]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

@@ -193,6 +193,7 @@ func unserved(err error) error {
 // sign, not a confirmation, and reported so.
 func (w *v1Lane) move(s *socket, e entry) error {
 	b := w.head[:]
+	w.peer.cfg.Messages.Add(1)
 	if !e.posting.write {
 		header{e.Len, e.Remote, opRead}.put(b)
 		if err := w.send(s, []iovec{bytesVec(b)}); err != nil {

@@ -157,6 +157,8 @@ class EngineStats(Structure):
         ("batches_open", c_uint64),
         ("connections", c_uint64),
         ("peers_local", c_uint64),
+        ("messages", c_uint64),
+        ("batch_ns", c_uint64),
     ]
 
 

@@ -51,7 +51,7 @@ class Notification(NamedTuple):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters of an engine since it was opened; the last four also go down."""
+    """Counters of an engine since it was opened; memories to peers_local also go down."""
 
     batches: int  # submitted
     batches_failed: int  # of them, ended in failure, cancelled and expired ones included
@@ -74,6 +74,8 @@ class EngineStats:
     batches_open: int  # batches not closed yet
     connections: int  # incoming data connections now, of peers in this process too
     peers_local: int  # peers that this engine reaches in memory now
+    messages: int  # sent for its own batches: requests, slots of shared memory, system calls
+    batch_ns: int  # time of all batches that have ended, from submit to end
 
 
 class Engine(Handle):

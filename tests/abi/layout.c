@@ -106,6 +106,8 @@ static void structs(void) {
     FIELD(mc_engine_stats_t, batches_open);
     FIELD(mc_engine_stats_t, connections);
     FIELD(mc_engine_stats_t, peers_local);
+    FIELD(mc_engine_stats_t, messages);
+    FIELD(mc_engine_stats_t, batch_ns);
     end_struct();
 
     BEGIN(mc_pages_stats_t);
