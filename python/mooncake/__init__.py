@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from .pages import PagePoolStats as PagePoolStats
     from .pages import PageRun as PageRun
     from .pages import PoolKind as PoolKind
+    from .replay.advise import Advice as Advice
+    from .replay.advise import advise as advise
 
 _HOMES = {
     "_batch": ("Batch", "BatchState", "BatchStatus", "Op", "Quiet"),
@@ -86,6 +88,7 @@ _HOMES = {
     "_segment": ("Segment",),
     "native": ("Engine", "EngineStats", "Notification", "local_topology"),
     "pages": ("PagePool", "PagePoolStats", "PageRun", "PoolKind"),
+    "replay.advise": ("Advice", "advise"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -51,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_arguments(replayed)
     replayed.set_defaults(run=replay.run)
 
+    from .replay import advise_command as advise
+
+    advised = commands.add_parser("advise", help=advise.HELP, description=advise.HELP)
+    advise.add_arguments(advised)
+    advised.set_defaults(run=advise.run)
+
     probe = commands.add_parser(
         "probe", help="ask a peer whether it is alive", description="Exit status 0: it is; 1: not."
     )

@@ -9,9 +9,9 @@ from typing import Protocol
 class Pool(Protocol):
     """Pages of one memory, given to requests; see mooncake.PagePool."""
 
-    def alloc(self, request: int, count: int, room: int = 0) -> Sequence[int]:
-        """count pages more for a request, in the order of its tokens; room tells how many
-        more it may need later."""
+    def alloc(self, request: int, count: int, *, room: int = 0) -> Sequence[int]:
+        """count pages for a new request, in the order of its tokens; room tells how many more
+        it may need later."""
 
     def grow_batch(self, requests: Sequence[int], counts: Sequence[int]) -> object:
         """counts[i] pages more for requests[i]: one decode step."""
@@ -28,9 +28,9 @@ KINDS = ("runs", "fifo", "sorted")
 
 def open_pool(kind: str, pages: int) -> Pool:
     """A pool of the pages 0 to pages - 1, all free."""
-    from mooncake import PagePool
+    from mooncake import PagePool, PoolKind
 
-    pool: Pool = PagePool(0, pages, kind=kind)
+    pool: Pool = PagePool(pages, kind=PoolKind[kind.upper()])
     return pool
 
 

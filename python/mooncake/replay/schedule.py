@@ -128,7 +128,7 @@ class Scheduler:
         room = pages_of(request.input + request.output, size) - need
         if len(self._running) >= self.capacity.running or self._free < need + room + self._promised:
             return None
-        target = self._decode.alloc(number, need, room)
+        target = self._decode.alloc(number, need, room=room)
         self._free -= need
         self._promised += room
         self._running[number] = _Running(
@@ -148,7 +148,7 @@ class Scheduler:
                 yield wave
                 self._prefilled(wave)
                 wave, held = [], 0
-            job.source = self._prefill.alloc(job.number, need, 0)
+            job.source = self._prefill.alloc(job.number, need)
             wave.append(job)
             held += need
         if wave:
