@@ -7,6 +7,7 @@ object with op and call, with one on stdout, not necessarily in turn, and ends a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -232,7 +233,7 @@ def _serve(worker: Worker, answers: Any) -> None:
             result = getattr(worker, op)(**arguments)
         except Exception as error:  # the parent decides what it means
             result = {"error": f"{op}: {error if str(error) else type(error).__name__}"}
-        with lock:
+        with lock, contextlib.suppress(BrokenPipeError):  # nobody wants to know any more
             print(json.dumps({"call": call, **result}), file=answers, flush=True)
 
     with ThreadPoolExecutor(16) as pool:
@@ -254,10 +255,15 @@ def main() -> int:
         return 1  # it died before prctl
     try:
         worker = Worker(config)
+        hello = worker.hello
     except Exception as error:  # whatever upstream's raises, too
-        print(json.dumps({"call": 0, "error": str(error)}), file=answers, flush=True)
+        worker, hello = None, {"error": str(error)}
+    try:
+        print(json.dumps({"call": 0, **hello}), file=answers, flush=True)
+    except BrokenPipeError:  # nobody wants to know any more
+        os._exit(1)
+    if worker is None:
         return 1
-    print(json.dumps({"call": 0, **worker.hello}), file=answers, flush=True)
     _serve(worker, answers)
     if worker.upstream:
         # Its destructors wait for its threads, sometimes for seconds.
