@@ -4,10 +4,10 @@
 PYTHON    ?= python3
 GO        ?= go
 FUZZTIME  ?= 5s
-# Of make demo; see `build/venv/bin/mooncake demo --help`.
+# Of make demo; see `build/venv/bin/mooncake replay --help`.
 DEMO_ARGS ?=
 # Of the short demo in make test.
-TEST_DEMO_ARGS ?= --requests 6 --memory 128
+TEST_DEMO_ARGS ?= --load-scale 32 --scale 8
 BENCH_ARGS     ?=
 PYTEST_ARGS    ?=
 # Releases of upstream's wheel that the interop tests run against: TCP framing
@@ -96,9 +96,11 @@ upstream: ## install upstream's wheels, each into a virtual environment of its o
 interop: $(VENV)/tests-installed upstream ## the tests with upstream's wheels as peers
 	$(VENV)/bin/python -m pytest tests/interop -q -ra --timeout=180 $(PYTEST_ARGS)
 
-demo: setup ## on a fresh checkout: build, install with pip, and move KV pages (DEMO_ARGS)
-	@$(MAKE) --no-print-directory $(VENV)/installed
-	$(VENV)/bin/mooncake demo $(DEMO_ARGS)
+demo: setup ## on a fresh checkout: build, install with pip, and replay the incident and its cure (DEMO_ARGS)
+	@$(MAKE) --no-print-directory $(VENV)/bench-installed
+	$(VENV)/bin/mooncake replay --page-size 1,64 --allocator fifo,runs --load-scale 8 --json build/demo.json \
+		$$(test -e $(VENV)/bench-installed && echo --chart build/demo.png) $(DEMO_ARGS)
+	$(VENV)/bin/mooncake advise build/demo.json
 
 test: ## on a fresh checkout: everything above, a short demo, and a summary
 	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"

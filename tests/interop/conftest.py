@@ -57,6 +57,12 @@ def upstream_python(wheel: str) -> Path:
     return python
 
 
+@pytest.fixture
+def upstream_v2() -> Path:
+    """The interpreter that has a release with TCP version 2."""
+    return upstream_python("v2")
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The Python of a wheel that can be imported; checked once a session."""

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot, ticker  # noqa: E402
 
 # One colour for each configuration, the allocator in the line's style.
-_COLOURS = ("#c0392b", "#2c6fbb", "#3a923a", "#b07aa1", "#e08a1e", "#555555")
+_COLOURS = ("#c0392b", "#2c6fbb", "#3a923a", "#b07aa1", "#e08a1e", "#555555", "#17a2a2", "#8c6d31")
 _STYLES = {"fifo": "--", "sorted": ":", "runs": "-"}
 _MARKERS = {"ours": "o", "upstream": "s"}
 
