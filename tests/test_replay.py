@@ -113,7 +113,9 @@ whole = memory.wrong(7, pages, 1, False)
 memory.maps[1][pages[13] * 64 + 5] ^= 1
 print(whole, memory.wrong(7, pages, 1, False), memory.wrong(8, pages, 1, False) > 0)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert result.stdout.split() == ["0", "1", "True"], result
 
 

@@ -28,7 +28,9 @@ def advise(subject: Any, *, link_mb_per_s: float | None = None) -> list[Advice]:
     if dataclasses.is_dataclass(subject) and not isinstance(subject, type):
         subject = dataclasses.asdict(subject)
     if not isinstance(subject, Mapping):
-        raise ValueError(f"neither a report of mooncake replay nor counters: {type(subject).__name__}")
+        raise ValueError(
+            f"neither a report of mooncake replay nor counters: {type(subject).__name__}"
+        )
     if "schema" in subject:
         return _from_report(subject)
     return [from_stats(subject, link_mb_per_s)]
@@ -38,7 +40,9 @@ def _from_report(report: Mapping[str, Any]) -> list[Advice]:
     from .report import SCHEMA
 
     if report["schema"] != SCHEMA:
-        raise ValueError(f"the report has schema {report['schema']!r}, and this version reads {SCHEMA}")
+        raise ValueError(
+            f"the report has schema {report['schema']!r}, and this version reads {SCHEMA}"
+        )
     try:
         rows = _last_rows(report["passes"])
         return [_of_row(report, row, rows) for row in rows]
@@ -91,7 +95,9 @@ class _Row:
 def _of_row(
     report: Mapping[str, Any], row: Mapping[str, Any], rows: list[dict[str, Any]]
 ) -> Advice:
-    subject = f"{row['engine']}, page size {row['page_size']}, {row['allocator']}, pass {row['pass']}"
+    subject = (
+        f"{row['engine']}, page size {row['page_size']}, {row['allocator']}, pass {row['pass']}"
+    )
     costs = costs_of(report["calibrations"], row["engine"], overlap=_by_nic(report, row))
     if costs is None:
         raise ValueError(f"the report has no calibration of {row['engine']}")
@@ -181,13 +187,17 @@ def _changes(each: _Row, limit: str) -> list[Change]:
         )
     elif limit == "cost per call":
         found.append(
-            Change("several requests in one batch", 1 - each.shares["calls"] / 2, "with two in each")
+            Change(
+                "several requests in one batch", 1 - each.shares["calls"] / 2, "with two in each"
+            )
         )
     elif limit == "registration":
         found.append(Change("fewer, larger memories, registered once at the start", None, ""))
     elif limit == "CPU":
         found.append(
-            Change("more cores, or a transport that takes less CPU (local on one host, rdma)", None, "")
+            Change(
+                "more cores, or a transport that takes less CPU (local on one host, rdma)", None, ""
+            )
         )
     else:
         found.append(
@@ -208,7 +218,5 @@ def _measured(change: Change, row: Mapping[str, Any], rows: list[dict[str, Any]]
     }
     for other in rows:
         if all(other[name] == value for name, value in want.items()):
-            return float(
-                (other["seconds"] / other["tokens"]) / (row["seconds"] / row["tokens"])
-            )
+            return float((other["seconds"] / other["tokens"]) / (row["seconds"] / row["tokens"]))
     return None

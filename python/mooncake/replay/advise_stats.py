@@ -22,7 +22,9 @@ def from_stats(stats: Mapping[str, Any], link_mb_per_s: float | None) -> Advice:
     """See advise(). Raises ValueError when counters are missing."""
     missing = [name for name in _NEEDED if not isinstance(stats.get(name), int)]
     if missing:
-        raise ValueError(f"not the counters of an engine: {', '.join(missing)} missing, or no number")
+        raise ValueError(
+            f"not the counters of an engine: {', '.join(missing)} missing, or no number"
+        )
     moved = stats["bytes_written"] + stats["bytes_read"]
     if not moved or not stats["runs"]:
         return Advice("the engine", "nothing", "it has moved no bytes of its own yet", {})
@@ -53,7 +55,9 @@ def _judged(stats: Mapping[str, Any], moved: int, link_mb_per_s: float | None) -
                        factor, f"runs of {size * run_bytes:,.0f} B", bound=bound)
             )  # fmt: skip
         advice.changes.append(
-            Change("allocator runs (mooncake.PagePool)", None, "one run for each request and buffer")
+            Change(
+                "allocator runs (mooncake.PagePool)", None, "one run for each request and buffer"
+            )
         )
         return advice
     if run_bytes < _LONG:

@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot, ticker  # noqa: E402
+from matplotlib import pyplot, ticker
 
 # One colour for each configuration, the allocator in the line's style.
 _COLOURS = ("#c0392b", "#2c6fbb", "#3a923a", "#b07aa1", "#e08a1e", "#555555", "#17a2a2", "#8c6d31")
@@ -45,7 +45,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
         for edge in range(2, last + 1):
             panel.axvline(edge, color="#999999", linewidth=0.8)
     panels[1].set_xlim(1, last + 1)
-    panels[1].set_xticks([n + 0.5 for n in range(1, last + 1)], [f"pass {n}" for n in range(1, last + 1)])
+    panels[1].set_xticks(
+        [n + 0.5 for n in range(1, last + 1)], [f"pass {n}" for n in range(1, last + 1)]
+    )
     panels[1].tick_params(axis="x", length=0)
     figure.legend(
         *panels[0].get_legend_handles_labels(),
@@ -59,7 +61,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _line(passes: list[dict[str, Any]], way: tuple[Any, ...], key: str) -> tuple[list[float], list[float]]:
+def _line(
+    passes: list[dict[str, Any]], way: tuple[Any, ...], key: str
+) -> tuple[list[float], list[float]]:
     """The values of a configuration over what it had moved by then, in passes."""
     xs: list[float] = []
     ys: list[float] = []

@@ -7,8 +7,8 @@ import json
 import sys
 from typing import Any
 
-from .._errors import MooncakeError
 from .._demo_models import DemoError
+from .._errors import MooncakeError
 from . import report
 from .errors import UsageError
 from .options import Plan, add_arguments, plan_of
@@ -58,7 +58,9 @@ def _passes(plan: Plan) -> int:
         _say("the bytes went over tcp: the processes could not reach each other in memory")
     print()
     print(report.table(found.passes, options.verify))
-    print(f"\nmean contiguous run in decode's pool by pass, tokens; pass {options.passes} against 1:")
+    print(
+        f"\nmean contiguous run in decode's pool by pass, tokens; pass {options.passes} against 1:"
+    )
     print(report.comparison(found.passes))
     _written(plan, report.as_json(plan, found))
     failures = [failure for each in found.passes for failure in each.failures]

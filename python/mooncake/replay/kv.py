@@ -71,7 +71,9 @@ class Memory:
         for first, start, count in runs_of(pages):
             for buffer, view in enumerate(self._views):
                 at = self._place(number, buffer) + first * size
-                view[start * size : (start + count) * size] = self._tape_view[at : at + count * size]
+                view[start * size : (start + count) * size] = self._tape_view[
+                    at : at + count * size
+                ]
 
     def wrong(self, number: int, pages: Sequence[int], page_size: int, sample: bool) -> int:
         """How many (page, buffer) do not hold what the request has there. sample: look at a few
@@ -124,11 +126,7 @@ def runs_of(
     found = []
     begin = 0
     for at in range(1, len(pages) + 1):
-        if (
-            at == len(pages)
-            or pages[at] != pages[at - 1] + 1
-            or other[at] != other[at - 1] + 1
-        ):
+        if at == len(pages) or pages[at] != pages[at - 1] + 1 or other[at] != other[at - 1] + 1:
             found.append((begin, pages[begin], at - begin))
             begin = at
     return found

@@ -49,7 +49,9 @@ def lengths_of(text: str, option: str) -> Lengths:
             "lognormal:MEDIAN:SIGMA:HIGHEST"
         )
     if not 1 <= low <= high <= HUGE:
-        raise UsageError(f"{option} {text!r} must lie within 1 and {HUGE:,}, the lower number first")
+        raise UsageError(
+            f"{option} {text!r} must lie within 1 and {HUGE:,}, the lower number first"
+        )
     return Lengths(text, lambda rng: rng.randint(low, high), high, (low + high) / 2)
 
 

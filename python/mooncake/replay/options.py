@@ -122,7 +122,11 @@ def _transfer(group: argparse._ArgumentGroup) -> None:
         "each page in each buffer; groups: page lists and layers (blocks)",
     )
     add("--concurrency", type=count, default=2, metavar="N", help="transfers at once (2)")
-    add("--baseline", choices=["upstream"], help="the same block lists through upstream's wheel, too")
+    add(
+        "--baseline",
+        choices=["upstream"],
+        help="the same block lists through upstream's wheel, too",
+    )
     add(
         "--upstream-python",
         type=Path,
@@ -304,5 +308,7 @@ def _upstream(options: argparse.Namespace) -> Path | None:
             "--upstream-python names another interpreter that has it"
         )
     if options.api == "groups":
-        raise UsageError("--baseline upstream needs --api blocks or pages: upstream has no page groups")
+        raise UsageError(
+            "--baseline upstream needs --api blocks or pages: upstream has no page groups"
+        )
     return python

@@ -164,14 +164,18 @@ class Pair:
         with self.awake():
             fills = [(job.number, list(job.source)) for job in wave]
             self.prefill.call("fill", jobs=fills, page_size=page_size)
-            moves = [(source, list(job.target)) for job, (_, source) in zip(wave, fills, strict=True)]
+            moves = [
+                (source, list(job.target)) for job, (_, source) in zip(wave, fills, strict=True)
+            ]
             before = self._cpu()
             answer = self.prefill.call(
                 "move", jobs=moves, page_size=page_size, api=api, concurrency=concurrency
             )
             after = self._cpu()
             moved = _moved(answer)
-            moved.prefill_cpu, moved.decode_cpu = (b - a for a, b in zip(before, after, strict=True))
+            moved.prefill_cpu, moved.decode_cpu = (
+                b - a for a, b in zip(before, after, strict=True)
+            )
             return moved, self._wrong(wave, page_size, verify)
 
     def _cpu(self) -> tuple[float, float]:

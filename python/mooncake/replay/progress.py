@@ -17,7 +17,10 @@ def progress(plain: bool, out: TextIO = sys.stderr) -> Progress:
     try:
         return Rich(out)
     except ImportError:
-        print("mooncake replay: plain progress: rich is not installed ('mooncake-go[bench]')", file=out)
+        print(
+            "mooncake replay: plain progress: rich is not installed ('mooncake-go[bench]')",
+            file=out,
+        )
         return Plain(out)
 
 
@@ -90,4 +93,6 @@ class Rich:
             self._bars.remove_task(self._task)
             self._bars.stop()
             self._task = None
-        self._console.print(f"{self._title}, {result.way.engine}: {_figures(result)}", highlight=False)
+        self._console.print(
+            f"{self._title}, {result.way.engine}: {_figures(result)}", highlight=False
+        )

@@ -85,7 +85,9 @@ class Scaled:
         )
 
 
-def scaled(full: Shape, tokens: int, limit: int, scale: int | None, row_bytes: int | None) -> Scaled:
+def scaled(
+    full: Shape, tokens: int, limit: int, scale: int | None, row_bytes: int | None
+) -> Scaled:
     """The shape with one scale-th of its layers; None: as many as fit.
 
     tokens are those of all pools together, limit the bytes that they may have.

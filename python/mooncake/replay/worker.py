@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -159,22 +160,20 @@ class Worker:
         pages = min(memory.tokens, peer_tokens) // page_size
         # Every second page, the two sides apart by one: nothing merges, buffers take turns.
         spots = [
-            (buffer, page)
-            for page in range(0, pages - 1, 2)
-            for buffer in range(memory.buffers)
+            (buffer, page) for page in range(0, pages - 1, 2) for buffer in range(memory.buffers)
         ][:_CALIBRATION_BLOCKS]
-        local, remote = kv.array("Q"), kv.array("Q")
+        local, remote = array("Q"), array("Q")
         for at, (buffer, page) in enumerate(spots):
             local.append(memory.addresses[buffer] + page * size)
             remote.append(self.there[buffer] + (page + at % 2) * size)
-        one = kv.array("Q", [row])
+        one = array("Q", [row])
         tiny = self._prepared_blocks(local[:1], remote[:1], one)
-        scattered = self._prepared_blocks(local, remote, kv.array("Q", [size]) * len(local))
+        scattered = self._prepared_blocks(local, remote, array("Q", [size]) * len(local))
         long = min(memory.length, peer_tokens * row, 16 << 20)
         large = self._prepared_blocks(
-            kv.array("Q", memory.addresses),
-            kv.array("Q", self.there),
-            kv.array("Q", [long]) * memory.buffers,
+            array("Q", memory.addresses),
+            array("Q", self.there),
+            array("Q", [long]) * memory.buffers,
         )
         return {
             "call_seconds": _fastest(tiny),
@@ -217,7 +216,7 @@ def _fastest(call: Callable[[], None]) -> float:
     """Median seconds of a call, after one to warm up."""
     call()
     taken: list[float] = []
-    while sum(taken) < _CALIBRATION_SECONDS and len(taken) < 50 or len(taken) < 3:
+    while (sum(taken) < _CALIBRATION_SECONDS and len(taken) < 50) or len(taken) < 3:
         begin, end = _timed(call)
         taken.append(end - begin)
     return sorted(taken)[len(taken) // 2]
