@@ -48,7 +48,7 @@ def _judged(stats: Mapping[str, Any], moved: int, link_mb_per_s: float | None) -
                        None, "a batch has few blocks, and short ones"),
             ])  # fmt: skip
         advice = Advice("the engine", "run length", facts, {})
-        for size in (16, 64):
+        for size in (16, 64) if run_bytes < _SHORT / 4 else (16,):
             factor, bound = _at(size, run_bytes, moved, seconds, link_mb_per_s)
             advice.changes.append(
                 Change(f"runs {size} times as long (page size {size} where it is 1)",

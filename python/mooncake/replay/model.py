@@ -8,6 +8,7 @@ does both, they add up.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +48,10 @@ def costs_of(calibrations: Sequence[Mapping[str, Any]], engine: str, overlap: bo
     if not found:
         return None
     smallest = found[0]
-    link = max(each["large_bytes"] / each["large_seconds"] for each in found)
-    call = min(each["call_seconds"] for each in found)
+    call = statistics.median(each["call_seconds"] for each in found)
+    link = statistics.median(
+        each["large_bytes"] / max(1e-9, each["large_seconds"] - call) for each in found
+    )
     moving = max(0.0, smallest["scattered_seconds"] - call) / smallest["blocks"]
     run = moving if overlap else max(0.0, moving - smallest["block_bytes"] / link)
     return Costs(call, run, link, overlap)

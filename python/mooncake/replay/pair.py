@@ -144,10 +144,13 @@ class Pair:
         finally:
             self.stop()
 
-    def calibrate(self, page_size: int) -> dict[str, Any]:
+    def calibrate(self, page_size: int, run_tokens: int) -> dict[str, Any]:
         with self.awake():
             return self.prefill.call(
-                "calibrate", page_size=page_size, peer_tokens=self._decode_tokens
+                "calibrate",
+                page_size=page_size,
+                peer_tokens=self._decode_tokens,
+                run_tokens=run_tokens,
             )
 
     def stats(self) -> dict[str, int]:

@@ -74,8 +74,9 @@ def calibrated(pairs: Sequence[Pair], plan: Plan) -> list[dict[str, Any]]:
     """The constants of the cost model, measured before any request runs."""
     sizes = sorted({capacity.page_size for capacity in plan.capacities} | {1, 16, 64})
     longest = min(plan.pool_tokens, plan.prefill_tokens) // 4
+    prompt = max(1, sum(r.input for r in plan.requests[0]) // len(plan.requests[0]))
     return [
-        {"engine": pair.engine.name, "page_size": size, **pair.calibrate(size)}
+        {"engine": pair.engine.name, "page_size": size, **pair.calibrate(size, prompt)}
         for pair in pairs
         for size in sizes
         if size <= longest and not (plan.pool_tokens % size or plan.prefill_tokens % size)

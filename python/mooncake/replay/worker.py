@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -153,8 +154,9 @@ class Worker:
             return {}
         return dataclasses.asdict(self.engine.get_engine().stats())
 
-    def calibrate(self, page_size: int, peer_tokens: int) -> dict[str, Any]:
-        """What a call, a scattered page and a byte cost here, moved as the replay moves them."""
+    def calibrate(self, page_size: int, peer_tokens: int, run_tokens: int) -> dict[str, Any]:
+        """What a call, a scattered page and a byte cost here, moved as the replay moves them.
+        run_tokens is how long the runs are by which bytes are measured: a whole prompt."""
         memory, row = self.memory, self.memory.row_bytes
         size = page_size * row
         pages = min(memory.tokens, peer_tokens) // page_size
@@ -168,20 +170,25 @@ class Worker:
             remote.append(self.there[buffer] + (page + at % 2) * size)
         one = array("Q", [row])
         tiny = self._prepared_blocks(local[:1], remote[:1], one)
-        scattered = self._prepared_blocks(local, remote, array("Q", [size]) * len(local))
-        long = min(memory.length, peer_tokens * row, 16 << 20)
-        large = self._prepared_blocks(
-            array("Q", memory.addresses),
-            array("Q", self.there),
-            array("Q", [long]) * memory.buffers,
-        )
+        scattered = self._prepared_blocks(local, remote, kv.array("Q", [size]) * len(local))
+        tokens = min(memory.tokens, peer_tokens, run_tokens)
+        prompts = [
+            self._prepared_blocks(
+                kv.array("Q", [base + at * row for base in memory.addresses]),
+                kv.array("Q", [base + at * row for base in self.there]),
+                kv.array("Q", [tokens * row]) * memory.buffers,
+            )
+            for at in range(0, min(memory.tokens, peer_tokens) - tokens + 1, tokens)
+        ]
+        # As prompts do, each comes from memory that was not used a moment ago.
+        large = itertools.cycle(prompts)
         return {
-            "call_seconds": _fastest(tiny),
+            "call_seconds": _median(tiny),
             "blocks": len(local),
             "block_bytes": size,
-            "scattered_seconds": _fastest(scattered),
-            "large_bytes": long * memory.buffers,
-            "large_seconds": _fastest(large),
+            "scattered_seconds": _median(scattered),
+            "large_bytes": tokens * row * memory.buffers,
+            "large_seconds": _median(lambda: next(large)()),
         }
 
     # -- of the decode process
@@ -212,7 +219,7 @@ def _timed(call: Callable[[], None]) -> tuple[float, float]:
     return begin, time.perf_counter()
 
 
-def _fastest(call: Callable[[], None]) -> float:
+def _median(call: Callable[[], None]) -> float:
     """Median seconds of a call, after one to warm up."""
     call()
     taken: list[float] = []
