@@ -40,9 +40,9 @@ def _from_report(report: Mapping[str, Any]) -> list[Advice]:
     from .report import SCHEMA
 
     if report["schema"] != SCHEMA:
-        raise ValueError(
-            f"the report has schema {report['schema']!r}, and this version reads {SCHEMA}"
-        )
+        raise ValueError(f"the report has schema {report['schema']!r}, and this version reads {SCHEMA}")
+    if "stages" in report:
+        raise ValueError("the report is one of --ramp, which names the limit itself: see its verdict")
     try:
         rows = _last_rows(report["passes"])
         return [_of_row(report, row, rows) for row in rows]

@@ -19,6 +19,8 @@ _MARKERS = {"ours": "o", "upstream": "s"}
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Write the picture of a report, in the format that path's ending names."""
+    if "stages" in report:
+        return _draw_ramp(report, path)
     figure, panels = pyplot.subplots(2, 1, figsize=(11, 7.5), sharex=True, layout="constrained")
     passes = report["passes"]
     ways = sorted({(p["engine"], p["page_size"], p["allocator"]) for p in passes})
@@ -85,3 +87,30 @@ def _caption(report: dict[str, Any]) -> str:
         f"{load['pool_tokens']:,} tokens\n{shape['model']}, {shape['buffers']} buffers of "
         f"{shape['row_bytes']:,} B a token, over {transfer['transport']}, api {transfer['api']}"
     )
+
+
+def _draw_ramp(report: dict[str, Any], path: Path) -> None:
+    figure, panels = pyplot.subplots(3, 1, figsize=(10, 9), sharex=True, layout="constrained")
+    stages = report["stages"]
+    rates = [stage["offered_per_s"] for stage in stages]
+    panels[0].plot(rates, [stage["goodput_mb_per_s"] for stage in stages], "o-", color=_COLOURS[1])
+    panels[0].set_title("goodput, MB/s", fontsize=10, loc="left")
+    for key, colour in (("p50_ms", _COLOURS[2]), ("p99_ms", _COLOURS[0])):
+        panels[1].plot(rates, [stage[key] for stage in stages], "o-", color=colour, label=key[:3].upper())
+    panels[1].set_yscale("log")
+    panels[1].yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    panels[1].set_title("from arrival to the last byte, ms", fontsize=10, loc="left")
+    panels[1].legend(frameon=False)
+    for key, colour in (("prefill_cores", _COLOURS[4]), ("decode_cores", _COLOURS[3])):
+        panels[2].plot(rates, [stage[key] for stage in stages], "o-", color=colour, label=key[:-6])
+    panels[2].axhline(report["machine"]["cores"], color="#999999", linestyle="--", label="cores there are")
+    panels[2].set_title("cores in use", fontsize=10, loc="left")
+    panels[2].legend(frameon=False)
+    for panel in panels:
+        panel.grid(True, color="#e5e5e5")
+        if report["knee_per_s"] is not None:
+            panel.axvline(report["knee_per_s"], color="#c0392b", linewidth=0.8)
+    panels[2].set_xlabel("requests a second offered; the red line is the knee")
+    figure.suptitle(_caption(report), fontsize=10)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

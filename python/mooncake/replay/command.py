@@ -7,9 +7,9 @@ import json
 import sys
 from typing import Any
 
-from .._demo_models import DemoError
 from .._errors import MooncakeError
 from . import report
+from .._demo_models import DemoError
 from .errors import UsageError
 from .options import Plan, add_arguments, plan_of
 from .progress import progress
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         _say(str(error))
         return 2
     try:
-        return _passes(plan)
+        return _ramp(plan) if plan.rates else _passes(plan)
     except (DemoError, MooncakeError, OSError) as error:
         _say(str(error))
         return 1
@@ -69,6 +69,20 @@ def _passes(plan: Plan) -> int:
     if len(failures) > 20:
         _say(f"{len(failures) - 20} more failures")
     return 1 if failures else 0
+
+
+def _ramp(plan: Plan) -> int:
+    from . import ramp
+
+    print(report.description(plan), flush=True)
+    found = ramp.ramp(plan, _say)
+    print()
+    print(ramp.table(found))
+    print(found.verdict)
+    _written(plan, {**report.head(plan), **found.as_json()})
+    for failure in found.failures[:20]:
+        _say(failure)
+    return 1 if found.failures else 0
 
 
 def _written(plan: Plan, figures: dict[str, Any]) -> None:

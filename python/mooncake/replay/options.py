@@ -142,8 +142,16 @@ def _run(group: argparse._ArgumentGroup) -> None:
         "--verify",
         choices=["full", "sample", "none"],
         default="full",
-        help="full: every byte that arrived; sample: some pages of each request, in every buffer (full)",
+        help="full: every byte that arrived; sample: some pages of each request, in every buffer; in a "
+        "ramp either means every byte of one request in ten (full)",
     )
+    add(
+        "--ramp",
+        metavar="RATES",
+        help="staged load in real time instead of passes: requests a second of each stage, comma "
+        "separated, or START:FACTOR:STAGES",
+    )
+    add("--ramp-seconds", type=positive, default=5.0, metavar="S", help="of each stage (5)")
     add("--json", type=Path, metavar="FILE", help="write the figures there")
     add("--chart", type=Path, metavar="FILE", help="draw them there: .png or .svg")
     add("--plain", action="store_true", help="no progress bar, though this is a terminal")
@@ -187,6 +195,7 @@ class Plan:
     capacities: list[Capacity]
     shape: Scaled
     upstream: Path | None
+    rates: list[float]  # of a ramp; [] for passes
     notes: list[str]
 
     @property
@@ -228,6 +237,9 @@ def plan_of(options: argparse.Namespace, report: Callable[[str], None]) -> Plan:
     ]
     for capacity in capacities:
         capacity.check(longest, longest_input)
+    rates = _rates(options.ramp)
+    if rates and len(capacities) > 1:
+        raise UsageError("--ramp loads one configuration: give one --page-size and one --allocator")
     engines = 2 if options.baseline else 1
     shape = scaled(
         shape_of(options.model),
@@ -238,7 +250,7 @@ def plan_of(options: argparse.Namespace, report: Callable[[str], None]) -> Plan:
     )
     _check_chart(options.chart)
     return Plan(
-        options, requests, capacities, shape, _upstream(options),
+        options, requests, capacities, shape, _upstream(options), rates,
         [shape.statement] if shape.statement else [],
     )  # fmt: skip
 
@@ -282,6 +294,27 @@ def _requests(
     ]
 
 
+def _rates(text: str | None) -> list[float]:
+    """Of a ramp's stages."""
+    if text is None:
+        return []
+    try:
+        if ":" in text:
+            start, factor, stages = text.split(":")
+            first, times, most = positive(start), positive(factor), count(stages)
+            rates = [first * times**stage for stage in range(most)]
+        else:
+            rates = [positive(each) for each in text.split(",")]
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise UsageError(
+            f"--ramp {text!r} is neither a list such as 10,20,40 nor START:FACTOR:STAGES such as "
+            f"10:1.5:8 ({error})"
+        ) from error
+    if any(b <= a for a, b in zip(rates, rates[1:], strict=False)) or len(rates) > 100:
+        raise UsageError(f"--ramp {text!r}: rates must rise, in at most 100 stages")
+    return rates
+
+
 def _check_chart(path: Path | None) -> None:
     if path is None:
         return
@@ -307,6 +340,8 @@ def _upstream(options: argparse.Namespace) -> Path | None:
             f"--baseline upstream: there is no {python}: `make upstream` installs upstream's wheel, "
             "--upstream-python names another interpreter that has it"
         )
+    if options.ramp is not None:
+        raise UsageError("--baseline and --ramp do not go together: a ramp loads one engine")
     if options.api == "groups":
         raise UsageError(
             "--baseline upstream needs --api blocks or pages: upstream has no page groups"

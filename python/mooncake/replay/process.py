@@ -50,3 +50,25 @@ def _sent(pid: int) -> int:
     except OSError:
         return 0
     return sum(int(line.split(":", 1)[1].split()[8]) for line in lines)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """CPU time of all cores since the boot, in ticks."""
+
+    busy: int
+    total: int
+
+    def share_since(self, before: Machine) -> float:
+        """How much of all cores was used between the two, by whomever."""
+        return (self.busy - before.busy) / max(1, self.total - before.total)
+
+
+def machine() -> Machine:
+    try:
+        first = Path("/proc/stat").read_text().split("\n", 1)[0]
+    except OSError:
+        return Machine(0, 0)
+    user, nice, system, idle, iowait, *others = map(int, first.split()[1:9])
+    busy = user + nice + system + sum(others)
+    return Machine(busy, busy + idle + iowait)

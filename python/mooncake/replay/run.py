@@ -49,6 +49,7 @@ def open_pairs(plan: Plan, stack: ExitStack) -> list[Pair]:
         "row_bytes": shape.row_bytes,
         "tape_tokens": plan.tape_tokens,
         "seed": plan.options.seed,
+        "concurrency": plan.options.concurrency,
     }
     pairs: list[Pair] = []
     for engine in engines_of(plan):

@@ -72,6 +72,7 @@ class _Running:
     until: int
     pages: int
     last: int  # pages that it will have had at its end
+    held: bool  # its prompt is still to come: no step gives it a token
 
 
 @dataclass
@@ -120,9 +121,10 @@ class Scheduler:
             jobs.append(job)
         return jobs
 
-    def admit(self, number: int, request: Request) -> Job | None:
+    def admit(self, number: int, request: Request, held: bool = False) -> Job | None:
         """Pages for a prompt, if there is a slot, and pages also for all that the running ones
-        may still need: a decode step never runs out of pages."""
+        may still need: a decode step never runs out of pages. held: steps leave it out until
+        begin()."""
         size = self.capacity.page_size
         need = pages_of(request.input, size)
         room = pages_of(request.input + request.output, size) - need
@@ -132,9 +134,26 @@ class Scheduler:
         self._free -= need
         self._promised += room
         self._running[number] = _Running(
-            request.input, request.input + request.output, need, need + room
+            request.input, request.input + request.output, need, need + room, held
         )
         return Job(number, request, target, self.now * self.capacity.step_seconds)
+
+    def begin(self, number: int) -> None:
+        """The prompt of a held request is there."""
+        self._running[number].held = False
+
+    def resident(self, requests: Sequence[Request], most: int) -> list[tuple[Request, Sequence[int]]]:
+        """The first of these prompts that the prefill pool holds all at once, with their pages,
+        which stay theirs."""
+        size, free = self.capacity.page_size, self.capacity.prefill_tokens // self.capacity.page_size
+        found: list[tuple[Request, Sequence[int]]] = []
+        for number, request in enumerate(requests[:most]):
+            need = pages_of(request.input, size)
+            if need > free:
+                break
+            free -= need
+            found.append((request, self._prefill.alloc(number, need)))
+        return found
 
     def waves(self, jobs: list[Job]) -> Iterator[list[Job]]:
         """Jobs with source pages, as many at a time as the prefill pool holds. When the next
@@ -174,6 +193,8 @@ class Scheduler:
         size = self.capacity.page_size
         growing, ended = [], []
         for number, each in self._running.items():
+            if each.held:
+                continue
             each.tokens += 1
             if each.tokens > each.pages * size:
                 each.pages += 1
