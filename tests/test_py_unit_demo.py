@@ -158,7 +158,7 @@ def test_wrong_usage_is_refused(arguments: list[str], capsys: pytest.CaptureFixt
     assert "usage: mooncake" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["version", "demo", "probe", "topology"])
+@pytest.mark.parametrize("command", ["version", "demo", "replay", "advise", "probe", "topology"])
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([command, "--help"])

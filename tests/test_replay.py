@@ -160,6 +160,8 @@ def test_bad_lines_of_a_trace(tmp_path: Path, lines: str, said: str) -> None:
         (["--model", "gpt"], "--model 'gpt' is neither one of"),
         (["--model", "llama3-8b", "--memory", "1", "--scale", "1"], "--memory allows 1"),
         (["--chart", "x.pdf"], "must end in .png or .svg"),
+        (["--ramp", "9,3"], "rates must rise"),
+        (["--ramp", "9", "--page-size", "1,16"], "one configuration"),
         (["--trace", "nothere"], "the trace cannot be read"),
         (["--baseline", "upstream", "--upstream-python", "/nothere"], "make upstream"),
     ],
@@ -217,6 +219,75 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in errors
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "they ended")
+
+
+CORRUPT = """
+import os
+from mooncake.replay import kv
+
+def flipped(self, number, pages, page_size, sample, wrong=kv.Memory.wrong):
+    if number == 5:
+        self.maps[2][pages[-1] * page_size * self.row_bytes] ^= 1
+    return wrong(self, number, pages, page_size, sample)
+
+kv.Memory.wrong = flipped
+"""
+
+
+@pytest.mark.parametrize("verify", ["full", "sample"])
+def test_a_byte_that_arrives_wrong_is_a_failure(tmp_path: Path, verify: str) -> None:
+    """The decode process of this test changes a byte before it compares."""
+    (tmp_path / "sitecustomize.py").write_text(CORRUPT)
+    environment = engine_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    result = subprocess.run(
+        [*MODULE, "replay", *SMALL, "--passes", "1", "--verify", verify],
+        capture_output=True, text=True, timeout=60, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 1, result
+    assert "request 5: wrong bytes in 1 of its pages and buffers" in result.stderr
+    assert "1 FAILED" in result.stdout
+
+
+# -- ramp
+
+
+def test_a_ramp_names_its_stages_and_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    result = replay(
+        "--ramp", "20,40,80", "--ramp-seconds", "0.5", "--allocator", "runs", "--json", str(path)
+    )
+    assert result.returncode == 0, result
+    report = json.loads(path.read_text())
+    first = report["stages"][0]
+    assert report["schema"] == "mooncake-replay/1" and first["offered_per_s"] == 20
+    for each in report["stages"]:
+        assert each["arrived"] == each["done"] + each["late"] > 0
+        assert each["failures"] == []
+        assert 0 < each["p50_ms"] <= each["p99_ms"]
+        assert each["prefill_cores"] > 0 and each["decode_cores"] > 0
+        assert each["prefill_resident_mib"] > 1 and each["network_mb_per_s"] > 0
+    assert sum(each["checked"] for each in report["stages"]) > 0
+    assert report["verdict"] in result.stdout
+    assert ("knee" in report["verdict"]) or report["limit"]
+    assert mooncake("advise", str(path)).returncode == 2, "it has its own verdict"
+    drawn = pytest.importorskip("matplotlib", reason="matplotlib is not installed") and tmp_path / "x.png"
+    from mooncake.replay.chart import draw
+
+    draw(report, drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_byte_in_a_ramp_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CORRUPT.replace("number == 5", "True"))
+    environment = engine_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    result = subprocess.run(
+        [*MODULE, "replay", *SMALL, "--ramp", "40", "--ramp-seconds", "0.5"],
+        capture_output=True, text=True, timeout=60, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 1, result
+    assert "wrong bytes in 1 of its pages" in result.stderr and "FAILED" in result.stdout
 
 
 # -- advise

@@ -103,6 +103,8 @@ def _draw_ramp(report: dict[str, Any], path: Path) -> None:
     panels[1].legend(frameon=False)
     for key, colour in (("prefill_cores", _COLOURS[4]), ("decode_cores", _COLOURS[3])):
         panels[2].plot(rates, [stage[key] for stage in stages], "o-", color=colour, label=key[:-6])
+    total = [stage["machine_share"] * report["machine"]["cores"] for stage in stages]
+    panels[2].plot(rates, total, "o-", color=_COLOURS[5], label="all programs")
     panels[2].axhline(report["machine"]["cores"], color="#999999", linestyle="--", label="cores there are")
     panels[2].set_title("cores in use", fontsize=10, loc="left")
     panels[2].legend(frameon=False)

@@ -20,7 +20,7 @@ from .stage import Bench, Running, Stage
 
 _PROMPTS = 64  # that lie ready in prefill's memory
 _KEPT_UP = 0.95  # of what arrived was done, or the rate is too high
-_SLOW = 4  # times the P99 of the first stage: too high, too
+_SLOW = 4  # times the P99 of the best stage before: too high, too
 _BUSY = 0.85
 _ROOM = 1.5  # decode is sped up so that it has so many times the slots that it needs
 _GROWN = 1.5  # times as long as in the first stage: transfers are in each other's way
@@ -38,8 +38,8 @@ class Ramp:
         return [failure for stage in self.stages for failure in stage.failures]
 
     def kept_up(self, stage: Stage) -> bool:
-        first = self.stages[0]
-        calm = stage is first or not first.p99 or stage.p99 <= _SLOW * first.p99
+        before = [each.p99 for each in self.stages if each.rate < stage.rate and each.latencies]
+        calm = not before or stage.p99 <= _SLOW * min(before)
         return stage.done >= _KEPT_UP * stage.arrived - 1 and calm
 
     @property
@@ -81,8 +81,8 @@ class Ramp:
         used = (
             f"prefill {stage.cores(stage.prefill):.2f}, decode {stage.cores(stage.decode):.2f}, this "
             f"program {stage.driver_cores:.2f} of {cores()} cores, {100 * stage.machine_share:.0f}% of which were "
-            f"in use; {stage.network:,.0f} MB/s over the network; "
-            f"{stage.busy / stage.seconds:.1f} of {self.concurrency} transfers at once"
+            f"in use; {stage.network:,.0f} MB/s over the network; {stage.busy / stage.seconds:.1f} of "
+            f"{self.concurrency} transfers at once"
         )
         found = (
             "the first rate is too high already: give lower ones to --ramp"
