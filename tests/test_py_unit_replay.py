@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mooncake.replay import kv
 from mooncake.replay.advise import advise
 from mooncake.replay.errors import UsageError
@@ -48,7 +49,8 @@ def test_lengths() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "-3", "9-3", "0-5", "1.5", "lognormal:0:1:9", "lognormal:9:9:99", "lognormal:9:1:3", "x",
+    ["", "0", "-3", "9-3", "0-5", "1.5", "lognormal:0:1:9", "lognormal:9:9:99",
+     "lognormal:9:1:3", "x",
      "99999999999"],
 )  # fmt: skip
 def test_lengths_that_make_no_sense(text: str) -> None:
@@ -124,7 +126,9 @@ def test_defaults_are_the_incident() -> None:
     assert plan("--load-scale", "10").capacities[0].pool_tokens == 40_000
 
 
-@pytest.mark.parametrize("text", ["", "5,3", "5,5", "0", "x", "1:2", "10:0.5:3", "1:1.1:1000", "5,-1"])
+@pytest.mark.parametrize(
+    "text", ["", "5,3", "5,5", "0", "x", "1:2", "10:0.5:3", "1:1.1:1000", "5,-1"]
+)
 def test_rates_of_a_ramp_that_make_no_sense(text: str) -> None:
     with pytest.raises(UsageError, match="--ramp"):
         plan("--load-scale", "10", "--ramp", text)
@@ -225,11 +229,14 @@ def test_a_held_request_gets_no_tokens() -> None:
 
 # -- memory and block lists, with numpy and without
 
+
 @pytest.mark.parametrize("plain", [False, True], ids=["numpy", "plain"])
 def test_contents_and_block_lists(plain: bool) -> None:
     """In a process of its own, since numpy cannot be taken away from this one."""
     code = "import sys\n" + ("sys.modules['numpy'] = None\n" if plain else "") + CODE
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert result.stdout.split() == [str(plain), "ok"], result
 
 
@@ -287,7 +294,8 @@ def test_thinned_points_add_up() -> None:
 
 COSTS = [
     {"engine": "ours", "block_bytes": 256, "blocks": 1000, "call_seconds": 1e-4,
-     "scattered_seconds": 1e-4 + 1000 * (256 / 1e9 + 400e-9), "large_bytes": 10**7, "large_seconds": 0.0101}
+     "scattered_seconds": 1e-4 + 1000 * (256 / 1e9 + 400e-9),
+     "large_bytes": 10**7, "large_seconds": 0.0101}
 ]  # fmt: skip
 
 
@@ -306,8 +314,10 @@ def test_the_model_finds_its_constants_again() -> None:
 def report(**row: Any) -> dict[str, Any]:
     """A report of one pass; the defaults are limited by its bytes."""
     first = {
-        "engine": "ours", "page_size": 1, "allocator": "fifo", "pass": 1, "requests": 100, "tokens": 100_000,
-        "bytes": 100_000 * 8 * 256, "runs": 800, "mean_run_tokens": 1000.0, "seconds": 0.3, "build_seconds": 0.0,
+        "engine": "ours", "page_size": 1, "allocator": "fifo", "pass": 1, "requests": 100,
+        "tokens": 100_000,
+        "bytes": 100_000 * 8 * 256, "runs": 800, "mean_run_tokens": 1000.0,
+        "seconds": 0.3, "build_seconds": 0.0,
         "prefill_cpu_seconds": 0.1, "decode_cpu_seconds": 0.1, **row,
     }  # fmt: skip
     return {
@@ -324,8 +334,14 @@ def report(**row: Any) -> dict[str, Any]:
         ({"prefill_cpu_seconds": 0.3, "decode_cpu_seconds": 0.29}, "CPU"),
         ({"runs": 800_000, "mean_run_tokens": 1.0}, "run length"),
         ({"tokens": 100, "bytes": 100 * 8 * 256, "runs": 800}, "cost per call"),
-        ({"tokens": 100, "bytes": 8 * 25600, "runs": 800, "requests": 1, "seconds": 0.1}, "run length"),
-        ({"requests": 100_000, "bytes": 10**6, "runs": 800_000, "tokens": 100_000}, "cost per call"),
+        (
+            {"tokens": 100, "bytes": 8 * 25600, "runs": 800, "requests": 1, "seconds": 0.1},
+            "run length",
+        ),
+        (
+            {"requests": 100_000, "bytes": 10**6, "runs": 800_000, "tokens": 100_000},
+            "cost per call",
+        ),
     ],
 )
 def test_the_limit_is_named(row: dict[str, Any], limit: str) -> None:
@@ -350,7 +366,9 @@ def test_registration_and_lists_can_be_the_limit_too() -> None:
 
 def test_gains_are_those_of_the_model_and_of_the_report() -> None:
     subject = report(runs=800_000, mean_run_tokens=1.0)
-    other = dict(subject["passes"][0], allocator="runs", runs=800, mean_run_tokens=1000.0, seconds=0.06)
+    other = dict(
+        subject["passes"][0], allocator="runs", runs=800, mean_run_tokens=1000.0, seconds=0.06
+    )
     subject["passes"].append(other)
     found = {each.subject.split(", ")[2]: each for each in advise(subject)}
     by_allocator, *by_size = found["fifo"].changes
@@ -364,7 +382,8 @@ def test_gains_are_those_of_the_model_and_of_the_report() -> None:
 
 
 COUNTERS = {
-    "batches": 100, "batches_failed": 0, "blocks": 10**6, "runs": 10**6, "bytes_written": 256 * 10**6, "bytes_read": 0,
+    "batches": 100, "batches_failed": 0, "blocks": 10**6, "runs": 10**6,
+    "bytes_written": 256 * 10**6, "bytes_read": 0,
     "batch_ns": 10**9, "messages": 1000, "memories": 8, "retries": 0, "local_refused": 0,
 }  # fmt: skip
 
@@ -393,7 +412,9 @@ def test_gains_of_counters_are_bounds_without_the_link() -> None:
 
 
 def test_what_else_counters_tell() -> None:
-    (found,) = advise({**COUNTERS, "local_refused": 2, "retries": 3, "batches_failed": 4, "memories": 5000})
+    (found,) = advise(
+        {**COUNTERS, "local_refused": 2, "retries": 3, "batches_failed": 4, "memories": 5000}
+    )
     assert len(found.notes) == 4
     for subject in (None, 5, [], {}, {"batches": "x"}, {"schema": "else"}):
         with pytest.raises(ValueError):

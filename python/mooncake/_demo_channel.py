@@ -31,7 +31,8 @@ def with_package(environ: Mapping[str, str]) -> dict[str, str]:
 class Channel:
     """A running process: the demo's decode process, or what command starts, called name in
     errors. config is its last argument; timeout is how long an answer may take, in seconds. call()
-    may be used from several threads. Leaving the with block ends the process, whatever its state."""
+    may be used from several threads. Leaving the with block ends the process, whatever its
+    state."""
 
     def __init__(
         self,

@@ -37,7 +37,8 @@ class Advice:
     """What limits one configuration, or one engine."""
 
     subject: str
-    limit: str  # "run length", "cost per block", "cost per call", "link", "CPU", "registration", "nothing"
+    # run length, cost per block, cost per call, link, CPU, registration, or nothing
+    limit: str
     evidence: str
     shares: dict[str, float]  # of the time by the model, {} where it is not known
     changes: list[Change] = field(default_factory=list)

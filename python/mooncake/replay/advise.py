@@ -40,9 +40,13 @@ def _from_report(report: Mapping[str, Any]) -> list[Advice]:
     from .report import SCHEMA
 
     if report["schema"] != SCHEMA:
-        raise ValueError(f"the report has schema {report['schema']!r}, and this version reads {SCHEMA}")
+        raise ValueError(
+            f"the report has schema {report['schema']!r}, and this version reads {SCHEMA}"
+        )
     if "stages" in report:
-        raise ValueError("the report is one of --ramp, which names the limit itself: see its verdict")
+        raise ValueError(
+            "the report is one of --ramp, which names the limit itself: see its verdict"
+        )
     try:
         rows = _last_rows(report["passes"])
         return [_of_row(report, row, rows) for row in rows]
@@ -136,9 +140,11 @@ def _limit(each: _Row) -> tuple[str, str]:
             f"registering memory took {register:.2f} s, all transfers {moving:.2f} s"
         )
     facts = (
-        f"runs of {row['mean_run_tokens']:,.1f} tokens, {run_bytes:,.0f} B: {row['runs']:,} of them at "
+        f"runs of {row['mean_run_tokens']:,.1f} tokens, {run_bytes:,.0f} B: {row['runs']:,} of "
+        "them at "
         f"{1e9 * costs.run:,.0f} ns each beside {row['bytes'] / 2**20:,.0f} MiB at "
-        f"{costs.link / 1e6:,.0f} MB/s; by the model {100 * shares['runs']:.0f}% of the time goes to "
+        f"{costs.link / 1e6:,.0f} MB/s; by the model {100 * shares['runs']:.0f}% of the time goes "
+        "to "
         f"runs, {100 * shares['bytes']:.0f}% to bytes, {100 * shares['calls']:.0f}% to calls"
     )
     if shares["runs"] >= max(shares["bytes"], shares["calls"]):
@@ -201,7 +207,7 @@ def _changes(each: _Row, limit: str) -> list[Change]:
         )
     else:
         found.append(
-            Change("more lanes (MC_TCP_LANES_PER_PEER) or more transfers at once, else a faster link",
+            Change("more lanes (MC_TCP_LANES_PER_PEER), more transfers at once, or a faster link",
                    None, "")
         )  # fmt: skip
     return found

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--stats",
         metavar="FILE",
-        help="instead: counters of an engine, dataclasses.asdict(engine.stats()) as JSON; - for stdin",
+        help="instead: counters, dataclasses.asdict(engine.stats()) as JSON; - for stdin",
     )
     add(
         "--link-mb-per-s",

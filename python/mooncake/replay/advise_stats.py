@@ -8,8 +8,8 @@ from typing import Any
 from .advice import Advice, Change
 
 _NEEDED = (
-    "batches", "batches_failed", "blocks", "runs", "bytes_written", "bytes_read", "batch_ns", "messages",
-    "memories", "retries", "local_refused",
+    "batches", "batches_failed", "blocks", "runs", "bytes_written", "bytes_read", "batch_ns",
+    "messages", "memories", "retries", "local_refused",
 )  # fmt: skip
 
 # A run of fewer bytes is mostly overhead, one of more mostly bytes, on every transport that was
@@ -37,14 +37,16 @@ def _judged(stats: Mapping[str, Any], moved: int, link_mb_per_s: float | None) -
     runs, batches = stats["runs"], stats["batches"]
     run_bytes, seconds = moved / runs, stats["batch_ns"] / 1e9
     facts = (
-        f"{batches:,} batches, {stats['blocks']:,} blocks in {runs:,} runs of {run_bytes:,.0f} B on average; "
-        f"{moved / 2**20:,.0f} MiB in {seconds:,.1f} s of batches, {1e6 * seconds / runs:,.2f} us a run, "
+        f"{batches:,} batches, {stats['blocks']:,} blocks in {runs:,} runs of {run_bytes:,.0f} B "
+        "on average; "
+        f"{moved / 2**20:,.0f} MiB in {seconds:,.1f} s of batches, {1e6 * seconds / runs:,.2f} us "
+        "a run, "
         f"{moved / seconds / 1e6:,.0f} MB/s" if seconds else f"{runs:,} runs of {run_bytes:,.0f} B"
     )  # fmt: skip
     if run_bytes < _SHORT:
         if runs / batches < 4:
             return Advice("the engine", "cost per call", facts, {}, [
-                Change("more blocks in a batch: one for each request, not one for each block or layer",
+                Change("larger batches: one for each request, not one for each block or layer",
                        None, "a batch has few blocks, and short ones"),
             ])  # fmt: skip
         advice = Advice("the engine", "run length", facts, {})
@@ -66,7 +68,7 @@ def _judged(stats: Mapping[str, Any], moved: int, link_mb_per_s: float | None) -
                    f"runs of {_LONG >> 10} KiB and more cost little beyond their bytes"),
         ])  # fmt: skip
     return Advice("the engine", "link", facts, {}, [
-        Change("more lanes (MC_TCP_LANES_PER_PEER) while cores are idle; else more cores or a faster link",
+        Change("more lanes (MC_TCP_LANES_PER_PEER), more cores, or a faster link",
                None, "runs are long: what counts is bytes"),
     ])  # fmt: skip
 
@@ -88,7 +90,8 @@ def _notes(stats: Mapping[str, Any]) -> list[str]:
     found = []
     if stats["local_refused"]:
         found.append(
-            f"{stats['local_refused']:,} times a peer on this host had to be reached over tcp: the log at "
+            f"{stats['local_refused']:,} times a peer on this host had to be reached over tcp: "
+            "the log at "
             "MC_LOG_LEVEL=INFO says why"
         )
     if stats["retries"]:
@@ -97,7 +100,8 @@ def _notes(stats: Mapping[str, Any]) -> list[str]:
         found.append(f"{stats['batches_failed']:,} of {stats['batches']:,} batches failed")
     if stats["memories"] > _MANY_MEMORIES:
         found.append(
-            f"{stats['memories']:,} memories are registered: peers read all of them when they open this "
+            f"{stats['memories']:,} memories are registered: peers read all of them when they "
+            "open this "
             "engine; few large ones are better"
         )
     return found

@@ -96,7 +96,9 @@ def _draw_ramp(report: dict[str, Any], path: Path) -> None:
     panels[0].plot(rates, [stage["goodput_mb_per_s"] for stage in stages], "o-", color=_COLOURS[1])
     panels[0].set_title("goodput, MB/s", fontsize=10, loc="left")
     for key, colour in (("p50_ms", _COLOURS[2]), ("p99_ms", _COLOURS[0])):
-        panels[1].plot(rates, [stage[key] for stage in stages], "o-", color=colour, label=key[:3].upper())
+        panels[1].plot(
+            rates, [stage[key] for stage in stages], "o-", color=colour, label=key[:3].upper()
+        )
     panels[1].set_yscale("log")
     panels[1].yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
     panels[1].set_title("from arrival to the last byte, ms", fontsize=10, loc="left")
@@ -105,7 +107,9 @@ def _draw_ramp(report: dict[str, Any], path: Path) -> None:
         panels[2].plot(rates, [stage[key] for stage in stages], "o-", color=colour, label=key[:-6])
     total = [stage["machine_share"] * report["machine"]["cores"] for stage in stages]
     panels[2].plot(rates, total, "o-", color=_COLOURS[5], label="all programs")
-    panels[2].axhline(report["machine"]["cores"], color="#999999", linestyle="--", label="cores there are")
+    panels[2].axhline(
+        report["machine"]["cores"], color="#999999", linestyle="--", label="cores there are"
+    )
     panels[2].set_title("cores in use", fontsize=10, loc="left")
     panels[2].legend(frameon=False)
     for panel in panels:

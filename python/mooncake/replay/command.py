@@ -7,9 +7,9 @@ import json
 import sys
 from typing import Any
 
+from .._demo_models import DemoError
 from .._errors import MooncakeError
 from . import report
-from .._demo_models import DemoError
 from .errors import UsageError
 from .options import Plan, add_arguments, plan_of
 from .progress import progress
@@ -20,7 +20,8 @@ __all__ = ["add_arguments", "run"]
 HELP = "replay a load between a prefill and a decode process, and see what limits it"
 DESCRIPTION = """Requests go from a prefill process to a decode process, pass after pass, with
 real memory and real transfers, while decode steps take and give back pages. Reports for each
-configuration and pass how long runs of pages are, and what that does to the transfers. See docs/replay.md."""
+configuration and pass how long runs of pages are, and what that does to the transfers. See
+docs/replay.md."""
 
 
 def run(options: argparse.Namespace) -> int:

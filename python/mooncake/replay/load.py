@@ -109,7 +109,7 @@ def from_trace(path: Path, count: int, speed: float, most: int, bad: Bad) -> lis
     output_length in tokens; other members are ignored.
 
     Times are divided by speed and count from the first request. A line that is malformed,
-    has a number below its range or beyond all reason, has more than most tokens in all (the pool), or
+    has a number below its range or beyond all reason, has more than most tokens (the pool), or
     goes back in time, is bad. Raises UsageError; also if nothing is left.
     """
     requests: list[Request] = []

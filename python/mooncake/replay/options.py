@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import random
@@ -111,14 +112,14 @@ def _transfer(group: argparse._ArgumentGroup) -> None:
         "--transport",
         choices=["auto", "tcp", "local"],
         default="tcp",
-        help="tcp; local: in memory, between processes of this host; auto: the engine's choice (tcp)",
+        help="tcp; local: in memory, on one host; auto: the engine's choice (tcp)",
     )
     add("--protocol", choices=["tcp", "rdma"], default="tcp", help="asked of the engine (tcp)")
     add(
         "--api",
         choices=["blocks", "pages", "groups"],
         default="blocks",
-        help="blocks: a block for each stretch of pages in each buffer, as sglang calls; pages: one for "
+        help="blocks: a block for each stretch of pages in each buffer, as sglang; pages: one for "
         "each page in each buffer; groups: page lists and layers (blocks)",
     )
     add("--concurrency", type=count, default=2, metavar="N", help="transfers at once (2)")
@@ -142,8 +143,8 @@ def _run(group: argparse._ArgumentGroup) -> None:
         "--verify",
         choices=["full", "sample", "none"],
         default="full",
-        help="full: every byte that arrived; sample: some pages of each request, in every buffer; in a "
-        "ramp either means every byte of one request in ten (full)",
+        help="full: every byte that arrived; sample: some pages of each request, in every "
+        "buffer; in a ramp either means every byte of one request in ten (full)",
     )
     add(
         "--ramp",
@@ -310,7 +311,7 @@ def _rates(text: str | None) -> list[float]:
             f"--ramp {text!r} is neither a list such as 10,20,40 nor START:FACTOR:STAGES such as "
             f"10:1.5:8 ({error})"
         ) from error
-    if any(b <= a for a, b in zip(rates, rates[1:], strict=False)) or len(rates) > 100:
+    if any(b <= a for a, b in itertools.pairwise(rates)) or len(rates) > 100:
         raise UsageError(f"--ramp {text!r}: rates must rise, in at most 100 stages")
     return rates
 
@@ -337,7 +338,8 @@ def _upstream(options: argparse.Namespace) -> Path | None:
     python = Path(named).absolute()  # not resolved: a virtual environment is known by its link
     if not python.exists():
         raise UsageError(
-            f"--baseline upstream: there is no {python}: `make upstream` installs upstream's wheel, "
+            f"--baseline upstream: there is no {python}: `make upstream` installs upstream's "
+            "wheel, "
             "--upstream-python names another interpreter that has it"
         )
     if options.ramp is not None:

@@ -193,7 +193,8 @@ class Pair:
             "verify", jobs=jobs, page_size=page_size, sample=verify == "sample"
         )
         return [
-            f"{self.engine.name}: request {job.number}: wrong bytes in {wrong} of its pages and buffers"
+            f"{self.engine.name}: request {job.number}: wrong bytes in {wrong} of its pages and "
+            "buffers"
             for job, wrong in zip(wave, answer["wrong"], strict=True)
             if wrong
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -36,8 +37,8 @@ def open_pool(kind: str, pages: int) -> Pool:
 
 def count_runs(pages: Sequence[int], beside: Sequence[int] | None = None) -> int:
     """Stretches that are consecutive in pages, and in beside."""
-    breaks = (b != a + 1 for a, b in zip(pages, pages[1:], strict=False))
+    breaks = (b != a + 1 for a, b in itertools.pairwise(pages))
     if beside is not None:
-        other = (b != a + 1 for a, b in zip(beside, beside[1:], strict=False))
+        other = (b != a + 1 for a, b in itertools.pairwise(beside))
         breaks = (a or b for a, b in zip(breaks, other, strict=True))
     return sum(breaks) + bool(pages)

@@ -77,11 +77,15 @@ class Ramp:
     def verdict(self) -> str:
         stage = self.too_much
         if stage is None:
-            return f"no knee up to {self.stages[-1].rate:g} requests a second: give higher rates to --ramp"
+            last = self.stages[-1].rate
+            return f"no knee up to {last:g} requests a second: give higher rates to --ramp"
         used = (
-            f"prefill {stage.cores(stage.prefill):.2f}, decode {stage.cores(stage.decode):.2f}, this "
-            f"program {stage.driver_cores:.2f} of {cores()} cores, {100 * stage.machine_share:.0f}% of which were "
-            f"in use; {stage.network:,.0f} MB/s over the network; {stage.busy / stage.seconds:.1f} of "
+            f"prefill {stage.cores(stage.prefill):.2f}, decode {stage.cores(stage.decode):.2f}, "
+            "this "
+            f"program {stage.driver_cores:.2f} of {cores()} cores, "
+            f"{100 * stage.machine_share:.0f}% of which were "
+            f"in use; {stage.network:,.0f} MB/s over the network; "
+            f"{stage.busy / stage.seconds:.1f} of "
             f"{self.concurrency} transfers at once"
         )
         found = (
@@ -159,14 +163,15 @@ def _speed(plan: Plan, rate: float) -> float:
 
 def _line(stage: Stage) -> str:
     return (
-        f"{stage.rate:g} a second: {stage.done:,} of {stage.arrived:,} done, {stage.goodput:,.0f} MB/s, P99 "
+        f"{stage.rate:g} a second: {stage.done:,} of {stage.arrived:,} done, {stage.goodput:,.0f} "
+        "MB/s, P99 "
         f"{1000 * stage.p99:,.1f} ms"
     )
 
 
 _HEADING = (
-    "offered/s", "done/s", "MB/s", "P50_ms", "P99_ms", "at_once", "prefill_cores", "decode_cores", "driver_cores",
-    "net_MB/s", "prefill_MiB", "decode_MiB", "",
+    "offered/s", "done/s", "MB/s", "P50_ms", "P99_ms", "at_once", "prefill_cores", "decode_cores",
+    "driver_cores", "net_MB/s", "prefill_MiB", "decode_MiB", "",
 )  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from .run import Replay
 SCHEMA = "mooncake-replay/1"
 
 _HEADING = (
-    "engine", "page", "allocator", "pass", "requests", "tokens", "blocks", "runs", "mean_run", "messages",
-    "MiB", "MB/s", "P50_ms", "P99_ms", "CPU_s/GiB", "TTFT_share", "time/pass1", "result",
+    "engine", "page", "allocator", "pass", "requests", "tokens", "blocks", "runs", "mean_run",
+    "messages", "MiB", "MB/s", "P50_ms", "P99_ms", "CPU_s/GiB", "TTFT_share", "time/pass1",
+    "result",
 )  # fmt: skip
 
 
@@ -110,10 +111,12 @@ def description(plan: Plan) -> str:
     lengths = [request.input for request in first]
     outputs = [request.output for request in first]
     lines = [
-        f"{len(first):,} requests a pass of {min(lengths):,} to {max(lengths):,} tokens, outputs of "
+        f"{len(first):,} requests a pass of {min(lengths):,} to {max(lengths):,} tokens, outputs "
+        "of "
         f"{min(outputs):,} to {max(outputs):,}; {options.running} run at once in a pool of "
         f"{plan.pool_tokens:,} tokens; {options.passes} passes",
-        f"{shape.of.title}: {shape.shape.buffers} buffers of {shape.shape.row_bytes:,} B a token; KV "
+        f"{shape.of.title}: {shape.shape.buffers} buffers of {shape.shape.row_bytes:,} B a token; "
+        "KV "
         f"memory {plan.pool_tokens * shape.shape.token_bytes >> 20:,} MiB in decode, "
         f"{plan.prefill_tokens * shape.shape.token_bytes >> 20:,} MiB in prefill; over "
         f"{options.transport}, {options.concurrency} transfers at once, --api {options.api}",

@@ -38,7 +38,8 @@ class Capacity:
                 down = tokens - tokens % self.page_size
                 fits = " or ".join(f"{n:,}" for n in (down, down + self.page_size) if n)
                 raise UsageError(
-                    f"{option} {tokens:,} is no multiple of --page-size {self.page_size}: give {fits}"
+                    f"{option} {tokens:,} is no multiple of --page-size {self.page_size}: give "
+                    f"{fits}"
                 )
         for option, have, need, what in (
             ("--pool-tokens", self.pool_tokens, longest, "prompt and output"),
@@ -142,10 +143,15 @@ class Scheduler:
         """The prompt of a held request is there."""
         self._running[number].held = False
 
-    def resident(self, requests: Sequence[Request], most: int) -> list[tuple[Request, Sequence[int]]]:
+    def resident(
+        self, requests: Sequence[Request], most: int
+    ) -> list[tuple[Request, Sequence[int]]]:
         """The first of these prompts that the prefill pool holds all at once, with their pages,
         which stay theirs."""
-        size, free = self.capacity.page_size, self.capacity.prefill_tokens // self.capacity.page_size
+        size, free = (
+            self.capacity.page_size,
+            self.capacity.prefill_tokens // self.capacity.page_size,
+        )
         found: list[tuple[Request, Sequence[int]]] = []
         for number, request in enumerate(requests[:most]):
             need = pages_of(request.input, size)

@@ -99,7 +99,9 @@ class Bench:
 
     pair: Pair
     scheduler: Scheduler
-    prompts: Sequence[tuple[Request, Sequence[int]]]  # in prefill's memory; the index is their number
+    prompts: Sequence[
+        tuple[Request, Sequence[int]]
+    ]  # in prefill's memory; the index is their number
     token_bytes: int
     step_seconds: float  # of a decode step
     concurrency: int
@@ -117,7 +119,7 @@ class _Done:
 
 
 class Running:
-    """A stage while it runs. The scheduler is this thread's; threads of a pool wait for transfers."""
+    """A stage while it runs. The scheduler is this thread's; others wait for transfers."""
 
     def __init__(
         self, bench: Bench, rate: float, speed: float, seconds: float, first: int, seed: int

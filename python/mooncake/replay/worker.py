@@ -175,13 +175,13 @@ class Worker:
             remote.append(self.there[buffer] + (page + at % 2) * size)
         one = array("Q", [row])
         tiny = self._prepared_blocks(local[:1], remote[:1], one)
-        scattered = self._prepared_blocks(local, remote, kv.array("Q", [size]) * len(local))
+        scattered = self._prepared_blocks(local, remote, array("Q", [size]) * len(local))
         tokens = min(memory.tokens, peer_tokens, run_tokens)
         prompts = [
             self._prepared_blocks(
-                kv.array("Q", [base + at * row for base in memory.addresses]),
-                kv.array("Q", [base + at * row for base in self.there]),
-                kv.array("Q", [tokens * row]) * memory.buffers,
+                array("Q", [base + at * row for base in memory.addresses]),
+                array("Q", [base + at * row for base in self.there]),
+                array("Q", [tokens * row]) * memory.buffers,
             )
             for at in range(0, min(memory.tokens, peer_tokens) - tokens + 1, tokens)
         ]
