@@ -66,6 +66,9 @@ func rightsOf(control []byte) (fds []int) {
 		return nil
 	}
 	for i := range messages {
+		if len(messages[i].Data)%4 != 0 { // ParseUnixRights would read past the end
+			continue
+		}
 		if more, err := unix.ParseUnixRights(&messages[i]); err == nil {
 			fds = append(fds, more...)
 		}

@@ -17,10 +17,15 @@ import (
 type arena []byte
 
 func newArena(t testing.TB, size int) arena {
-	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	// A margin on both sides: two arenas that adjoin would be one range, once both are
+	// registered.
+	const page = 4096
+	inside := (size + page - 1) / page * page
+	b, err := unix.Mmap(-1, 0, inside+2*page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	require.NoError(t, err)
 	t.Cleanup(func() { unix.Munmap(b) })
-	return b
+	require.NoError(t, unix.Mprotect(b[page:page+inside], unix.PROT_READ|unix.PROT_WRITE))
+	return b[page : page+size : page+size]
 }
 
 func (a arena) addr() uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(a)))) }
