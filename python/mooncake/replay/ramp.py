@@ -21,7 +21,7 @@ from .stage import Bench, Running, Stage
 _PROMPTS = 64  # that lie ready in prefill's memory
 _KEPT_UP = 0.95  # of what arrived was done, or the rate is too high
 _SLOW = 4  # times the P99 of the best stage before: too high, too
-_BUSY = 0.85
+_BUSY = 0.8  # of all cores, or of the transfers at once: there is no more to be had
 _ROOM = 1.5  # decode is sped up so that it has so many times the slots that it needs
 _GROWN = 1.5  # times as long as in the first stage: transfers are in each other's way
 
