@@ -10,6 +10,7 @@ from ._blocks import Blocks
 from ._compat_batches import DONE, FAILED, RUNNING, TIMED_OUT, BatchTable, state_of
 from ._compat_log import FailureLog
 from ._errors import MooncakeError, PeerRestarted, PeerUnreachable, StaleHandle
+from ._pages import Groups
 from ._segment import Segment
 from ._sessions import Sessions
 from .native import Engine
@@ -47,7 +48,11 @@ class Transfers:
                 self._log.failure(f"{method}: notify", error, peer)
         return 0
 
-    def _move(self, method: str, peer: str, op: Op, blocks: Blocks) -> bool:
+    def pages(self, method: str, peer: str, op: Op, groups: Groups) -> int:
+        """sync() for page groups."""
+        return 0 if not len(groups.array) or self._move(method, peer, op, groups) else -1
+
+    def _move(self, method: str, peer: str, op: Op, blocks: Blocks | Groups) -> bool:
         def move(segment: Segment) -> bool:
             segment._transfer(op, blocks, deadline_ms=0)
             return True

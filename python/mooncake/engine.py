@@ -7,7 +7,7 @@ ForkedError in a process that was forked off one that uses an engine; nothing el
 unless said. Where upstream crashes, an error is returned.
 
 Calls that move data in GPU memory (*_on_cuda) are absent, as in upstream's build without
-CUDA.
+CUDA. Beyond upstream's there are calls for page groups, see PageCalls.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from . import _compat_arguments
 from ._compat_arguments import TransferNotify, TransferOpcode
 from ._compat_host_calls import HostCalls
 from ._compat_memory_calls import MemoryCalls
+from ._compat_page_calls import PageCalls
 from ._compat_transfer_calls import TransferCalls
 
 __all__ = [
@@ -43,7 +44,7 @@ Read = TransferOpcode.Read
 Write = TransferOpcode.Write
 
 
-class TransferEngine(TransferCalls, MemoryCalls, HostCalls):
+class TransferEngine(TransferCalls, PageCalls, MemoryCalls, HostCalls):
     """One endpoint for transfers. Safe for concurrent use; several may live in one process.
 
     The constructor loads the library (LibraryError if it cannot) and initialize() opens the
