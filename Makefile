@@ -32,7 +32,7 @@ LDFLAGS = -X=runtime.godebugDefault=invalidptr=0 -extldflags '"-Wl,--version-scr
 PYFILES = $(shell find python -name '*.py' -o -name py.typed) $(wildcard pyproject.toml README.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lib check vet fmt race nocgo fuzz abi pytest upstream interop demo test bench clean
+.PHONY: help setup lib check vet fmt race nocgo fuzz abi pytest upstream interop sglang demo test bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -85,7 +85,7 @@ $(VENV)/tests-installed: $(VENV)/installed tests/requirements.txt
 	@touch $@
 
 pytest: $(VENV)/tests-installed ## the Python tests, against the installed package
-	$(VENV)/bin/python -m pytest tests --ignore=tests/interop -q -ra --timeout=120 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest tests --ignore=tests/interop --ignore=tests/serving -q -ra --timeout=120 $(PYTEST_ARGS)
 
 upstream: ## install upstream's wheels, each into a virtual environment of its own
 	@$(TOOLS)/setup.sh upstream
@@ -96,6 +96,13 @@ upstream: ## install upstream's wheels, each into a virtual environment of its o
 interop: $(VENV)/tests-installed upstream ## the tests with upstream's wheels as peers
 	$(VENV)/bin/python -m pytest tests/interop -q -ra --timeout=180 $(PYTEST_ARGS)
 
+SGLANG = build/venv-sglang
+sglang: lib ## the integration of sglang, with its releases' sources and torch
+	@$(TOOLS)/sglang.sh build/sglang $(SGLANG)
+	$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	@rm -rf build/lib build/bdist.*
+	$(SGLANG)/bin/python -m pytest tests/serving -q -ra --timeout=120 $(PYTEST_ARGS)
+
 demo: setup ## on a fresh checkout: build, install with pip, and replay the incident and its cure (DEMO_ARGS)
 	@$(MAKE) --no-print-directory $(VENV)/bench-installed
 	$(VENV)/bin/mooncake replay --page-size 1,64 --allocator fifo,runs --load-scale 8 --json build/demo.json \
@@ -103,7 +110,7 @@ demo: setup ## on a fresh checkout: build, install with pip, and replay the inci
 	$(VENV)/bin/mooncake advise build/demo.json
 
 test: ## on a fresh checkout: everything above, a short demo, and a summary
-	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
+	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop sglang "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
 
 $(VENV)/bench-installed: $(VENV)/installed tests/bench/requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt \
