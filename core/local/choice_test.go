@@ -153,3 +153,16 @@ func TestADriverServesOthers(t *testing.T) {
 	}
 	<-small
 }
+
+// A driver may leave slices that wait for room when the ring has become empty meanwhile: no
+// peer will strike the bell then, so the lane's goroutine has to be woken at once.
+func TestALaneWithRoomIsNotArmed(t *testing.T) {
+	p := newPair(t, remoteWay("packed", PackedOnly), 1<<20)
+	l := p.peer.lanes[0]
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	require.False(t, l.pack.arm(0), "there is nothing to do")
+	l.pack.po = new(Posting)
+	require.True(t, l.pack.arm(0), "there is something to pack, and room for it")
+	l.pack.po = nil
+}

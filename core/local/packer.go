@@ -316,7 +316,12 @@ func (k *packer) look() bool {
 // already, or has after looking for it for a while.
 func (k *packer) arm(look time.Duration) bool {
 	flying := k.posted - k.reaped
-	if flying == 0 || k.lane.peer.lost.Load() {
+	switch {
+	case k.lane.peer.lost.Load():
+		return false
+	case k.po != nil && flying < slotsPerRing:
+		return true // there is room already, and the peer may have nothing left to do
+	case flying == 0:
 		return false
 	}
 	// With more to pack it is worth waiting for room for several messages.
