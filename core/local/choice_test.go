@@ -18,7 +18,7 @@ func TestAStalledTargetIsReachedPastItsRings(t *testing.T) {
 		}
 		from.fill(3)
 		all := p.scattered(n, size)
-		release := holdRings(p.server)
+		release := holdRings(t, p.server)
 		src, _ := post(p.peer, write, all)
 		// What is in a ring, or about to be, waits for the target.
 		const waiting = maxRings * (slotsPerRing*maxPayload + 2*vectorBytes)
@@ -119,7 +119,7 @@ func TestDrivenPostings(t *testing.T) {
 func TestADriverReturnsFromATargetThatStands(t *testing.T) {
 	each(t, []way{remoteWay("packed", PackedOnly)}, func(t *testing.T, w way, write bool) {
 		p := newPair(t, w, 32<<20)
-		release := holdRings(p.server)
+		release := holdRings(t, p.server)
 		src := newSource(p.scattered(16<<10, 1024)).publish(-1)
 		po := p.peer.Post(write, src)
 		po.Driven = true

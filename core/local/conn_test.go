@@ -88,7 +88,7 @@ func TestChangesDuringHandshakes(t *testing.T) {
 func TestSubmittingWhileClosing(t *testing.T) {
 	each(t, []way{remoteWay("packed", PackedOnly)}, func(t *testing.T, w way, write bool) {
 		p := newPair(t, w, 32<<20)
-		release := holdRings(p.server)
+		release := holdRings(t, p.server)
 		defer release()
 		src, po := post(p.peer, write, p.scattered(16<<10, 1024))
 		eventually(t, "the rings to be full", func() bool { return ringsFull(p.peer) })

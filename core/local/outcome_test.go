@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -209,7 +210,7 @@ func TestSettleWaitsForWhoIsInside(t *testing.T) {
 func TestStopWhileTheRingIsFull(t *testing.T) {
 	each(t, []way{remoteWay("packed", PackedOnly)}, func(t *testing.T, w way, write bool) {
 		p := newPair(t, w, 32<<20)
-		release := holdRings(p.server)
+		release := holdRings(t, p.server)
 		src, po := post(p.peer, write, p.scattered(16<<10, 1024))
 		eventually(t, "the rings to be full", func() bool { return ringsFull(p.peer) })
 		po.Stop(errStop)
@@ -224,7 +225,7 @@ func TestStopWhileTheRingIsFull(t *testing.T) {
 }
 
 // holdRings makes the target stop in the middle of its next messages.
-func holdRings(s *Server) (release func()) {
+func holdRings(t testing.TB, s *Server) (release func()) {
 	var held []*ringServer
 	for _, c := range s.snapshot(func(client) bool { return true }) {
 		c := c.(*conn)
@@ -236,11 +237,16 @@ func holdRings(s *Server) (release func()) {
 			held = append(held, r)
 		}
 	}
-	return func() {
-		for _, r := range held {
-			r.working.Unlock()
-		}
+	var once sync.Once
+	release = func() {
+		once.Do(func() {
+			for _, r := range held {
+				r.working.Unlock()
+			}
+		})
 	}
+	t.Cleanup(release) // a test that fails before must not hang in Close
+	return release
 }
 
 func ringsFull(p *Peer) bool {
