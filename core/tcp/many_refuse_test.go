@@ -14,7 +14,9 @@ import (
 func TestServerRefusesMessagesAsAWhole(t *testing.T) {
 	s := newServed(t, 1<<20)
 	readOnly := newArena(t, 4096)
-	s.table.add(newRegion(host{}, readOnly.addr(), readOnly.end())).readOnly = true
+	r := newRegion(host{}, readOnly.addr(), readOnly.end())
+	r.readOnly = true // before anybody can find it
+	s.table.add(r)
 	base, end := s.arena.addr(), s.arena.end()
 	good := func(i int) span { return span{base + uint64(i*64), 32} }
 	s.arena.poison(0xA5)

@@ -150,7 +150,9 @@ func TestServerPipelinesMixedVersions(t *testing.T) {
 
 func TestServerRejects(t *testing.T) {
 	s := newServed(t, 1<<20)
-	s.table.add(newRegion(host{}, s.arena.end(), s.arena.end()+4096)).readOnly = true
+	r := newRegion(host{}, s.arena.end(), s.arena.end()+4096)
+	r.readOnly = true // before anybody can find it
+	s.table.add(r)
 	base, end := s.arena.addr(), s.arena.end()
 	for _, c := range []struct {
 		name       string
