@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,14 @@ def interrupt(number=signal.SIGINT):
         os.kill(os.getpid(), number)
     threading.Thread(target=run).start()
 """
+
+
+@pytest.fixture(autouse=True)
+def as_from_a_terminal() -> Iterator[None]:
+    """Under nohup SIGHUP is ignored, and processes started here would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def in_flight(stage: Stage, program: str) -> Any:

@@ -31,6 +31,8 @@ func TestServerMakesRoom(t *testing.T) {
 				flood = append(flood, conn)
 			}
 			eventually(t, "the server is full", func() bool { return connections(server) == 8 })
+			// While handlers run for all of them a new one is refused. They do not for long.
+			eventually(t, "a probe gets through", func() bool { return (&Client{}).Probe(testContext(t), name) == nil })
 			began := time.Now()
 			for range 20 {
 				must(t, (&Client{}).Probe(testContext(t), name))
