@@ -108,3 +108,35 @@ def test_importing_it_needs_neither_numpy_nor_the_library() -> None:
         [sys.executable, "-c", program], env=engine_environment(), capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class Manager:
+    """A KV manager whose transfers go another way than those that are noted."""
+
+    def __init__(self) -> None:
+        self.engine = types.SimpleNamespace(
+            engine=types.SimpleNamespace(transfer_pages_sync_write=self._unexpected)
+        )
+        self.sent: list[list[int]] = []
+
+    def _unexpected(self, *_: Any) -> int:
+        raise AssertionError("a group of no layers")
+
+    def send(
+        self,
+        mooncake_session_id: str,
+        prefill_data_indices: Any,
+        dst_data_indices: Any,
+        dst_device_data_indices: Any = None,
+    ) -> int:
+        self.sent.append(list(prefill_data_indices))
+        return 0
+
+
+def test_what_is_sent_in_another_way_is_sent_whole() -> None:
+    pytest.importorskip("numpy")
+    from mooncake.integrations.sglang._transfers import for_pages
+
+    manager, pages = Manager(), [3, 4, 9]
+    assert for_pages(Manager.send)(manager, "peer", pages, [1, 2, 5]) == 0
+    assert manager.sent[-1] == pages, "not the one page that layers are found with"

@@ -12,9 +12,8 @@ class Change:
     """Something to do, and what it should bring."""
 
     what: str
-    time_factor: (
-        float | None
-    )  # the time of transfers then, against now, by the model; None: unknown
+    # The time of transfers then, against now, by the model; None: unknown.
+    time_factor: float | None
     because: str
     allocator: str | None = None  # what it sets, where a replay can measure it
     page_size: int | None = None

@@ -141,11 +141,9 @@ def _limit(each: _Row) -> tuple[str, str]:
         )
     facts = (
         f"runs of {row['mean_run_tokens']:,.1f} tokens, {run_bytes:,.0f} B: {row['runs']:,} of "
-        "them at "
-        f"{1e9 * costs.run:,.0f} ns each beside {row['bytes'] / 2**20:,.0f} MiB at "
+        f"them at {1e9 * costs.run:,.0f} ns each beside {row['bytes'] / 2**20:,.0f} MiB at "
         f"{costs.link / 1e6:,.0f} MB/s; by the model {100 * shares['runs']:.0f}% of the time goes "
-        "to "
-        f"runs, {100 * shares['bytes']:.0f}% to bytes, {100 * shares['calls']:.0f}% to calls"
+        f"to runs, {100 * shares['bytes']:.0f}% to bytes, {100 * shares['calls']:.0f}% to calls"
     )
     if shares["runs"] >= max(shares["bytes"], shares["calls"]):
         if row["runs"] > 2 * each.fewest_runs:

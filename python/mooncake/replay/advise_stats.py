@@ -38,10 +38,10 @@ def _judged(stats: Mapping[str, Any], moved: int, link_mb_per_s: float | None) -
     run_bytes, seconds = moved / runs, stats["batch_ns"] / 1e9
     facts = (
         f"{batches:,} batches, {stats['blocks']:,} blocks in {runs:,} runs of {run_bytes:,.0f} B "
-        "on average; "
-        f"{moved / 2**20:,.0f} MiB in {seconds:,.1f} s of batches, {1e6 * seconds / runs:,.2f} us "
-        "a run, "
-        f"{moved / seconds / 1e6:,.0f} MB/s" if seconds else f"{runs:,} runs of {run_bytes:,.0f} B"
+        f"on average; {moved / 2**20:,.0f} MiB in {seconds:,.1f} s of batches, "
+        f"{1e6 * seconds / runs:,.2f} us a run, {moved / seconds / 1e6:,.0f} MB/s"
+        if seconds
+        else f"{runs:,} runs of {run_bytes:,.0f} B"
     )  # fmt: skip
     if run_bytes < _SHORT:
         if runs / batches < 4:
@@ -91,8 +91,7 @@ def _notes(stats: Mapping[str, Any]) -> list[str]:
     if stats["local_refused"]:
         found.append(
             f"{stats['local_refused']:,} times a peer on this host had to be reached over tcp: "
-            "the log at "
-            "MC_LOG_LEVEL=INFO says why"
+            "the log at MC_LOG_LEVEL=INFO says why"
         )
     if stats["retries"]:
         found.append(f"{stats['retries']:,} slices were sent again after a broken connection")
@@ -101,7 +100,6 @@ def _notes(stats: Mapping[str, Any]) -> list[str]:
     if stats["memories"] > _MANY_MEMORIES:
         found.append(
             f"{stats['memories']:,} memories are registered: peers read all of them when they "
-            "open this "
-            "engine; few large ones are better"
+            "open this engine; few large ones are better"
         )
     return found

@@ -339,8 +339,7 @@ def _upstream(options: argparse.Namespace) -> Path | None:
     if not python.exists():
         raise UsageError(
             f"--baseline upstream: there is no {python}: `make upstream` installs upstream's "
-            "wheel, "
-            "--upstream-python names another interpreter that has it"
+            "wheel, --upstream-python names another interpreter that has it"
         )
     if options.ramp is not None:
         raise UsageError("--baseline and --ramp do not go together: a ramp loads one engine")

@@ -81,12 +81,10 @@ class Ramp:
             return f"no knee up to {last:g} requests a second: give higher rates to --ramp"
         used = (
             f"prefill {stage.cores(stage.prefill):.2f}, decode {stage.cores(stage.decode):.2f}, "
-            "this "
-            f"program {stage.driver_cores:.2f} of {cores()} cores, "
-            f"{100 * stage.machine_share:.0f}% of which were "
-            f"in use; {stage.network:,.0f} MB/s over the network; "
-            f"{stage.busy / stage.seconds:.1f} of "
-            f"{self.concurrency} transfers at once"
+            f"this program {stage.driver_cores:.2f} of {cores()} cores, "
+            f"{100 * stage.machine_share:.0f}% of which were in use; {stage.network:,.0f} MB/s "
+            f"over the network; {stage.busy / stage.seconds:.1f} of {self.concurrency} transfers "
+            "at once"
         )
         found = (
             "the first rate is too high already: give lower ones to --ramp"
@@ -164,8 +162,7 @@ def _speed(plan: Plan, rate: float) -> float:
 def _line(stage: Stage) -> str:
     return (
         f"{stage.rate:g} a second: {stage.done:,} of {stage.arrived:,} done, {stage.goodput:,.0f} "
-        "MB/s, P99 "
-        f"{1000 * stage.p99:,.1f} ms"
+        f"MB/s, P99 {1000 * stage.p99:,.1f} ms"
     )
 
 

@@ -112,12 +112,10 @@ def description(plan: Plan) -> str:
     outputs = [request.output for request in first]
     lines = [
         f"{len(first):,} requests a pass of {min(lengths):,} to {max(lengths):,} tokens, outputs "
-        "of "
-        f"{min(outputs):,} to {max(outputs):,}; {options.running} run at once in a pool of "
+        f"of {min(outputs):,} to {max(outputs):,}; {options.running} run at once in a pool of "
         f"{plan.pool_tokens:,} tokens; {options.passes} passes",
         f"{shape.of.title}: {shape.shape.buffers} buffers of {shape.shape.row_bytes:,} B a token; "
-        "KV "
-        f"memory {plan.pool_tokens * shape.shape.token_bytes >> 20:,} MiB in decode, "
+        f"KV memory {plan.pool_tokens * shape.shape.token_bytes >> 20:,} MiB in decode, "
         f"{plan.prefill_tokens * shape.shape.token_bytes >> 20:,} MiB in prefill; over "
         f"{options.transport}, {options.concurrency} transfers at once, --api {options.api}",
         *plan.notes,

@@ -73,19 +73,15 @@ class Scaled:
         if cut.row_bytes == full.row_bytes:
             return (
                 f"scaled: {kept}, rows of {cut.row_bytes} B as they are. Blocks have their real "
-                "size, so "
-                "cost per block against cost per byte is real; bytes and blocks of a request are "
-                f"{full.buffers / cut.buffers:.0f} times fewer, so its fixed cost weighs that "
-                "much more, and "
-                "a real transfer takes up to that much longer"
+                "size, so cost per block against cost per byte is real; bytes and blocks of a "
+                f"request are {full.buffers / cut.buffers:.0f} times fewer, so its fixed cost "
+                "weighs that much more, and a real transfer takes up to that much longer"
             )
         return (
             f"scaled: {kept}, rows of {cut.row_bytes} B instead of {full.row_bytes}. Blocks are "
             f"{full.row_bytes / cut.row_bytes:.0f} times smaller than real ones, so cost per "
-            "block weighs "
-            "that much more against cost per byte than it really does: compare rows of this "
-            "table with "
-            "each other, not with a real server"
+            "block weighs that much more against cost per byte than it really does: compare rows "
+            "of this table with each other, not with a real server"
         )
 
 
@@ -108,7 +104,6 @@ def scaled(
         raise UsageError(
             f"{tokens:,} tokens of KV memory with {shape.layers} of {full.layers} layers need "
             f"{-(-need >> 20):,} MiB, and --memory allows {limit >> 20:,}: give more, a higher "
-            "--scale "
-            "(fewer layers), fewer --pool-tokens, or a smaller --row-bytes"
+            "--scale (fewer layers), fewer --pool-tokens, or a smaller --row-bytes"
         )
     return Scaled(shape, full, scale)

@@ -99,9 +99,7 @@ class Bench:
 
     pair: Pair
     scheduler: Scheduler
-    prompts: Sequence[
-        tuple[Request, Sequence[int]]
-    ]  # in prefill's memory; the index is their number
+    prompts: Sequence[tuple[Request, Sequence[int]]]  # with their pages in prefill's memory
     token_bytes: int
     step_seconds: float  # of a decode step
     concurrency: int
@@ -115,7 +113,7 @@ class _Done:
     arrival: float
     begin: float
     end: float
-    wrong: int
+    wrong: int | None  # None: not compared
 
 
 class Running:
@@ -201,7 +199,7 @@ class Running:
         bench = self._bench
         size = bench.scheduler.capacity.page_size
         target, source = list(job.target), list(job.source)
-        wrong = 0
+        wrong = None
         try:
             if check:
                 bench.pair.decode.call("poison", pages=target, page_size=size)
@@ -213,7 +211,6 @@ class Running:
                 jobs = [(job.number % len(bench.prompts), target)]
                 looked = bench.pair.decode.call("verify", jobs=jobs, page_size=size, sample=False)
                 wrong = looked["wrong"][0]
-                self.stage.checked += 1
         except Exception as error:  # run() raises it
             self._ended.put(error)
             return
@@ -238,6 +235,7 @@ class Running:
         stage.latencies.append(ended.end - ended.arrival)
         stage.transfers.append(ended.end - ended.begin)
         stage.busy += max(0.0, min(ended.end, begin + stage.seconds) - ended.begin)
+        stage.checked += ended.wrong is not None
         if ended.wrong:
             stage.failures.append(
                 f"request {ended.job.number}: wrong bytes in {ended.wrong} of its pages and buffers"

@@ -78,8 +78,10 @@ def for_pages(original: Call) -> Call:
         given["self"] = noting = _Noting(self)
         given["prefill_data_indices"] = given["dst_data_indices"] = _PAGE_0
         status = original(*call.args, **call.kwargs)
-        if status != 0 or not noting.blocks:
+        if status != 0:
             return status
+        if not noting.blocks:
+            return original(self, *args, **kwargs)  # what it sends it sends in another way
         layers = [Layer(a, b, n, n, n) for blocks in noting.blocks for a, b, n in blocks]
         return _send(engine, given["mooncake_session_id"], PageGroup(local, remote, layers))
 
@@ -108,8 +110,10 @@ def for_slices(original: Call) -> Call:
         given["prefill_kv_indices"] = given["dst_kv_indices"] = _PAGE_0
         given["executor"] = _AtOnce()
         status = original(*call.args, **call.kwargs)
-        if status != 0 or not noting.blocks:
+        if status != 0:
             return status
+        if not noting.blocks:
+            return original(self, *args, **kwargs)  # what it sends it sends in another way
         here, there = (stride // size for stride in strides)
         # A layer's blocks are the tokens of page 0, so its first says where tokens begin.
         layers = [
