@@ -55,8 +55,10 @@ def _from_report(report: Mapping[str, Any]) -> list[Advice]:
 
 
 def _last_rows(passes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the last pass, in the order of the table: passes were run in turn."""
     last = max(row["pass"] for row in passes)
-    return [row for row in passes if row["pass"] == last and row["bytes"]]
+    rows = [row for row in passes if row["pass"] == last and row["bytes"]]
+    return sorted(rows, key=lambda row: (row["engine"], row["page_size"], row["allocator"]))
 
 
 @dataclass
@@ -199,9 +201,7 @@ def _changes(each: _Row, limit: str) -> list[Change]:
         found.append(Change("fewer, larger memories, registered once at the start", None, ""))
     elif limit == "CPU":
         found.append(
-            Change(
-                "more cores, or a transport that takes less CPU (local on one host, rdma)", None, ""
-            )
+            Change("more cores, or a transport that takes less CPU (on one host: local)", None, "")
         )
     else:
         found.append(

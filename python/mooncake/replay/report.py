@@ -104,6 +104,11 @@ def _times(first: PassResult, end: PassResult, of: Callable[[PassResult], float]
     return f"{of(end) / of(first):.2f}"
 
 
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def description(plan: Plan) -> str:
     """What is about to be run."""
     options, shape = plan.options, plan.shape
@@ -111,8 +116,8 @@ def description(plan: Plan) -> str:
     lengths = [request.input for request in first]
     outputs = [request.output for request in first]
     lines = [
-        f"{len(first):,} requests a pass of {min(lengths):,} to {max(lengths):,} tokens, outputs "
-        f"of {min(outputs):,} to {max(outputs):,}; {options.running} run at once in a pool of "
+        f"{len(first):,} requests a pass of {_range(lengths)} tokens, outputs "
+        f"of {_range(outputs)}; {options.running} run at once in a pool of "
         f"{plan.pool_tokens:,} tokens; {options.passes} passes",
         f"{shape.of.title}: {shape.shape.buffers} buffers of {shape.shape.row_bytes:,} B a token; "
         f"KV memory {plan.pool_tokens * shape.shape.token_bytes >> 20:,} MiB in decode, "
