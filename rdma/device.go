@@ -16,11 +16,11 @@ type Device struct {
 	PCIPath    string
 	// Interfaces are the network interfaces on top of the device, sorted.
 	Interfaces []string
-	Ports      []Port // by number
+	Ports      []DevicePort // by number
 }
 
-// Port is one physical port of a device.
-type Port struct {
+// DevicePort is one physical port of a device.
+type DevicePort struct {
 	Number    int
 	State     PortState
 	LinkLayer LinkLayer
@@ -69,7 +69,7 @@ const (
 )
 
 // Usable tells whether data can go through the port: it is active and has a GID.
-func (p Port) Usable() bool { return p.State == PortActive && len(p.GIDs) > 0 }
+func (p DevicePort) Usable() bool { return p.State == PortActive && len(p.GIDs) > 0 }
 
 // Usable tells whether at least one port of the device is usable.
 func (d Device) Usable() bool {

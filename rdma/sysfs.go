@@ -66,8 +66,8 @@ func readDevice(root, name string) Device {
 	return device
 }
 
-func readPorts(dir string) []Port {
-	var ports []Port
+func readPorts(dir string) []DevicePort {
+	var ports []DevicePort
 	for _, name := range list(dir, ".") {
 		number, err := strconv.Atoi(name)
 		if err != nil {
@@ -75,7 +75,7 @@ func readPorts(dir string) []Port {
 		}
 		port := filepath.Join(dir, name)
 		lid, _ := strconv.ParseUint(read(port, "lid"), 0, 16)
-		ports = append(ports, Port{
+		ports = append(ports, DevicePort{
 			Number:    number,
 			State:     parseState(read(port, "state")),
 			LinkLayer: LinkLayer(read(port, "link_layer")),
@@ -84,7 +84,7 @@ func readPorts(dir string) []Port {
 			GIDs:      readGIDs(port, LinkLayer(read(port, "link_layer"))),
 		})
 	}
-	slices.SortFunc(ports, func(a, b Port) int { return a.Number - b.Number })
+	slices.SortFunc(ports, func(a, b DevicePort) int { return a.Number - b.Number })
 	return ports
 }
 

@@ -22,7 +22,7 @@ func TestDevices(t *testing.T) {
 		PCIAddress: "0000:05:00.0",
 		PCIPath:    "pci0000:00/0000:00:01.0/0000:05:00.0",
 		Interfaces: []string{"eth2", "eth2.7"},
-		Ports: []Port{{
+		Ports: []DevicePort{{
 			Number:    1,
 			State:     PortActive,
 			LinkLayer: LinkEthernet,
@@ -61,7 +61,7 @@ func TestInfiniBandPort(t *testing.T) {
 	devices, err := Devices(host.root)
 	require.NoError(t, err)
 	require.Equal(t, -1, devices[0].NUMANode)
-	require.Equal(t, []Port{{
+	require.Equal(t, []DevicePort{{
 		Number:    2,
 		State:     PortActive,
 		LinkLayer: LinkInfiniBand,
@@ -93,7 +93,7 @@ func TestMalformedAttributesAreUnknown(t *testing.T) {
 	devices, err := Devices(host.root)
 	require.NoError(t, err)
 	require.Equal(t, -1, devices[0].NUMANode)
-	require.Equal(t, []Port{{Number: 1, LinkLayer: LinkEthernet}}, devices[0].Ports)
+	require.Equal(t, []DevicePort{{Number: 1, LinkLayer: LinkEthernet}}, devices[0].Ports)
 }
 
 func TestDevicesWhenTheListCannotBeRead(t *testing.T) {

@@ -53,7 +53,7 @@ func Topology(root string, filter []string) (Matrix, error) {
 		return !d.Usable() || len(filter) > 0 && !slices.Contains(filter, d.Name)
 	})
 	matrix := Matrix{}
-	for _, node := range numaNodes(root) {
+	for _, node := range NUMANodes(root) {
 		near, far := []string{}, []string{}
 		for _, device := range devices {
 			if device.NUMANode == node {
@@ -99,8 +99,9 @@ func deviceHint(name string, devices []Device) string {
 	return ""
 }
 
-// numaNodes lists the NUMA nodes of the host, in order.
-func numaNodes(root string) []int {
+// NUMANodes lists the NUMA nodes of the host under root, in order; node 0 where they
+// cannot be listed.
+func NUMANodes(root string) []int {
 	var nodes []int
 	for _, name := range list(root, nodeDir) {
 		number, found := strings.CutPrefix(name, "node")

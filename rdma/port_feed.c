@@ -1,0 +1,266 @@
+/*
+ * Feeding: pieces are copied into the rings of a lane's queues, behind one another and
+ * spread by outstanding work. Feeders of a lane exclude each other by a mutex; nobody
+ * who posts or polls takes it, but for a lane's owed read-backs and its end.
+ */
+#include "port_internal.h"
+
+/* What one queue gets at a time when there are several: enough for full chains, and so
+ * little that they stay level. */
+#define SHARE_PIECES (2 * CHAIN)
+#define SHARE_BYTES (UINT64_C(256) << 10)
+
+static uint32_t room_of(const struct mcp_queue *q) {
+    return q->ring_mask + 1 -
+           (atomic_load_explicit(&q->fed, memory_order_relaxed) -
+            atomic_load_explicit(&q->freed, memory_order_acquire));
+}
+
+static uint64_t outstanding(const struct mcp_queue *q) {
+    return q->fed_work - atomic_load_explicit(&q->retired_work, memory_order_relaxed) -
+           atomic_load_explicit(&q->dropped_work, memory_order_relaxed);
+}
+
+struct span {
+    struct mcp_queue *from, *to;
+};
+
+/* The queues that pieces of a kind may go to. Queues serve in order: the last is for
+ * small calls, so that they do not wait behind a large one. Large reads have one queue:
+ * few reads may be in flight, so that they hold up what is behind them. */
+static struct span queues_for(const struct mcp_lane *lane, const struct mcp_ticket *t, int class) {
+    struct mcp_queue *last = &lane->queues[lane->count - 1];
+    if (class == MCP_BULK && t->op == MCP_READ && lane->count > 2)
+        return (struct span){last - 1, last};
+    if (lane->count == 1 || class == MCP_SMALL || t->op == MCP_READ)
+        return (struct span){last, last + 1};
+    return (struct span){lane->queues, last};
+}
+
+static struct mcp_queue *least(struct span span) {
+    struct mcp_queue *best = NULL;
+    uint64_t work = UINT64_MAX;
+    if (span.to - span.from == 1)
+        return room_of(span.from) != 0 ? span.from : NULL;
+    for (struct mcp_queue *q = span.from; q != span.to; q++) {
+        uint64_t w = outstanding(q);
+        if (w < work && room_of(q) != 0) {
+            best = q;
+            work = w;
+        }
+    }
+    return best;
+}
+
+/* How a piece that is fed as the first of several goes on from the one fed before it. */
+static uint32_t joins(const struct mcp_queue *q, const struct mcp_ticket *t, const struct mcp_piece *piece) {
+    if (q->tail_ticket != t)
+        return 0;
+    return (q->tail_local == piece->local && q->tail_lkey == piece->lkey ? MCP_JOINS_LOCAL : 0) |
+           (q->tail_remote == piece->remote && q->tail_rkey == piece->rkey ? MCP_JOINS_REMOTE : 0);
+}
+
+static void remember_tail(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece) {
+    q->tail_ticket = t;
+    q->tail_local = piece->local + piece->length;
+    q->tail_remote = piece->remote + piece->length;
+    q->tail_lkey = piece->lkey;
+    q->tail_rkey = piece->rkey;
+}
+
+/* Makes n entries behind the last visible to the holder of the gate. */
+static void publish(struct mcp_queue *q, uint32_t n, uint64_t work) {
+    q->fed_work += work;
+    atomic_store_explicit(&q->fed, atomic_load_explicit(&q->fed, memory_order_relaxed) + n, memory_order_release);
+}
+
+enum { TOO_LONG = -1, CLOSED = -2, BROKEN = -3 };
+
+/* Copies pieces from the front into q, which has room. Returns how many, or why none. */
+static int64_t append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *pieces, size_t count,
+                      bool share) {
+    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed), n = 0, room = room_of(q);
+    uint64_t bytes = 0, enough = share ? SHARE_BYTES : UINT64_MAX;
+    if (share && room > SHARE_PIECES)
+        room = SHARE_PIECES;
+    if (count < room)
+        room = (uint32_t)count;
+    while (n < room && bytes < enough && pieces[n].length <= MCP_LONGEST) {
+        struct entry *e = &q->ring[(fed + n) & q->ring_mask];
+        e->piece = pieces[n];
+        e->ticket = t;
+        bytes += pieces[n++].length;
+    }
+    if (n == 0)
+        return TOO_LONG;
+    if (!port_ticket_count(t, n)) /* before anybody can retire them */
+        return CLOSED;
+    q->ring[fed & q->ring_mask].piece.joins = joins(q, t, pieces);
+    remember_tail(q, t, &pieces[n - 1]);
+    port_touch(q, t, &pieces[n - 1]);
+    publish(q, n, bytes + (uint64_t)n * PIECE_WEIGHT);
+    return n;
+}
+
+/*
+ * A feeder was turned away and is to be told of room. Either it sees the room that came
+ * meanwhile, or the holder of the gate, which frees pieces and then looks at wants_room,
+ * sees the wish: both sides write first and read then, in one order for all.
+ */
+static void want_room(struct span span) {
+    for (struct mcp_queue *q = span.from; q != span.to; q++) {
+        atomic_store_explicit(&q->wants_room, 1, memory_order_seq_cst);
+        atomic_load_explicit(&q->freed, memory_order_seq_cst);
+        port_room(q);
+    }
+}
+
+/* Tells of room once half of the ring is free. */
+void port_room(struct mcp_queue *q) {
+    if (!atomic_load_explicit(&q->wants_room, memory_order_seq_cst))
+        return;
+    uint32_t used = atomic_load_explicit(&q->fed, memory_order_acquire) -
+                    atomic_load_explicit(&q->freed, memory_order_seq_cst);
+    if (used <= (q->ring_mask + 1) / 2 && atomic_exchange_explicit(&q->wants_room, 0, memory_order_acq_rel))
+        port_event(q->lane->port, &q->lane->node, MCP_LANE_ROOM);
+}
+
+/* Puts one entry behind the last of q, which has room. Under feeding. */
+void port_append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece) {
+    struct entry *e = &q->ring[atomic_load_explicit(&q->fed, memory_order_relaxed) & q->ring_mask];
+    bool back = piece->joins & JOINS_READ_BACK;
+    e->piece = *piece;
+    e->piece.joins = back ? JOINS_READ_BACK : joins(q, t, piece);
+    e->ticket = t;
+    remember_tail(q, back ? NULL : t, piece);
+    publish(q, 1, work_of(&e->piece));
+}
+
+bool port_has_room(const struct mcp_queue *q) { return room_of(q) != 0; }
+
+void port_pump_some(struct mcp_lane *lane, uint32_t bits) {
+    for (uint32_t i = 0; bits != 0; i++, bits >>= 1)
+        if (bits & 1)
+            port_pump(&lane->queues[i]);
+}
+
+static void too_long(struct mcp_lane *lane, struct mcp_ticket *t, const struct mcp_piece *piece) {
+    struct mcp_failure why = {.by = MCP_BY_PIECE, .status = EMSGSIZE, .piece = *piece, .ticket_id = t->id};
+    port_break(lane, &why);
+}
+
+struct meal { /* one call of mcp_lane_feed */
+    struct mcp_lane *lane;
+    struct mcp_ticket *ticket;
+    const struct mcp_piece *pieces;
+    size_t count, taken;
+    struct span span;
+    bool last;
+};
+
+/* Takes what there is room for. 0 or more, or why no more can be taken. */
+static int64_t take(struct meal *m) {
+    bool share = m->span.to - m->span.from > 1;
+    int64_t n = 0;
+    uint32_t fed = 0; /* bits of queues */
+    pthread_mutex_lock(&m->lane->feeding);
+    if (is_broken(m->lane))
+        n = BROKEN;
+    while (n >= 0 && m->taken < m->count) {
+        struct mcp_queue *q = least(m->span);
+        if (q == NULL)
+            break;
+        n = append(q, m->ticket, m->pieces + m->taken, m->count - m->taken, share);
+        if (n > 0) {
+            m->taken += (size_t)n;
+            fed |= 1u << q->index;
+        }
+    }
+    if (n >= 0 && m->last && m->taken == m->count && port_ticket_close(m->ticket))
+        fed |= port_seal(m->lane, m->ticket);
+    pthread_mutex_unlock(&m->lane->feeding);
+    port_pump_some(m->lane, fed);
+    return n;
+}
+
+/* Whether a queue has much in flight, so that a look at the completions may pay. */
+static bool is_busy(struct span span) {
+    for (const struct mcp_queue *q = span.from; q != span.to; q++)
+        if (atomic_load_explicit(&q->posted, memory_order_relaxed) -
+                atomic_load_explicit(&q->retired, memory_order_relaxed) >
+            q->depth / 2)
+            return true;
+    return false;
+}
+
+/* A feeder that keeps a queue busy looks for completions itself, if nobody does: on a
+ * fast device, or a single core, it needs nobody to be woken for it. */
+static bool help(struct meal *m) {
+    struct mcp_port *port = m->lane->port;
+    if (!is_busy(m->span) || !gate_is_free(&port->polling) || port_try_sweep(port) == 0)
+        return false;
+    atomic_fetch_add_explicit(&port->helped, 1, memory_order_relaxed);
+    return true;
+}
+
+size_t mcp_lane_feed(struct mcp_lane *lane, struct mcp_ticket *t, int class, const struct mcp_piece *pieces,
+                     size_t count, int last) {
+    struct meal m = {lane, t, pieces, count, 0, queues_for(lane, t, class), last};
+    int64_t n;
+    while ((n = take(&m)) >= 0)
+        if (!help(&m) || m.taken == count)
+            break;
+    if (n == TOO_LONG)
+        too_long(lane, t, &pieces[m.taken]);
+    else if (n == CLOSED)
+        return atomic_load_explicit(&t->stopped, memory_order_acquire) ? count : MCP_SEALED;
+    else if (n >= 0 && m.taken < count)
+        want_room(m.span);
+    if (last || m.taken < count)
+        port_lean(lane->port);
+    return m.taken;
+}
+
+/* The pieces are counted already. If their ticket is closed its read-backs were made
+ * elsewhere and have to be made here too: a count keeps the ticket until they are. */
+static size_t again(struct mcp_lane *lane, const struct mcp_undone *in, size_t count, uint32_t *fed) {
+    struct mcp_ticket *t = in->ticket;
+    struct mcp_queue *q = NULL;
+    size_t n = 0;
+    port_ticket_hold(t, 1);
+    for (; n < count && in[n].ticket == t; n++) {
+        if (in[n].read_back) {
+            port_read_back_again(lane, t, &in[n].piece);
+            continue;
+        }
+        if (q == NULL || n % SHARE_PIECES == 0 || !port_has_room(q))
+            q = least(queues_for(lane, t, MCP_BULK));
+        if (q == NULL)
+            break;
+        port_append(q, t, &in[n].piece);
+        port_touch(q, t, &in[n].piece);
+        *fed |= 1u << q->index;
+    }
+    if (port_ticket_is_closed(t))
+        *fed |= port_seal(lane, t);
+    else
+        port_ticket_release(t, 1);
+    return n;
+}
+
+size_t mcp_lane_again(struct mcp_lane *lane, const struct mcp_undone *in, size_t count) {
+    size_t taken = 0;
+    uint32_t fed = 0;
+    pthread_mutex_lock(&lane->feeding);
+    while (taken < count && !is_broken(lane)) {
+        size_t n = again(lane, in + taken, count - taken, &fed);
+        taken += n;
+        if (n == 0) {
+            want_room(queues_for(lane, in[taken].ticket, MCP_BULK));
+            break;
+        }
+    }
+    pthread_mutex_unlock(&lane->feeding);
+    port_pump_some(lane, fed);
+    return taken;
+}
