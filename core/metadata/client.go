@@ -73,6 +73,34 @@ func (c *Client) Notify(ctx context.Context, name string, n Notification) error 
 	return nil
 }
 
+// Connect sends a connection request and returns the peer's reply. If the peer
+// rejects it, the error is ErrRejected with the peer's reason, and the reply comes
+// with it. ErrArgument if the request cannot be sent as it is.
+//
+// A reply without rejection is not yet a connection: a peer without RDMA may send an
+// empty one. The caller compares the paths in it.
+func (c *Client) Connect(ctx context.Context, name string, request *ConnectionRequest) (*ConnectionReply, error) {
+	if err := request.check(); err != nil {
+		return nil, fail(ErrArgument, errors.WithMessage(err, "connection"))
+	}
+	body, err := c.ask(ctx, name, TypeConnection, encodeConnection(request))
+	if err != nil {
+		return nil, err
+	}
+	// null is what upstream answers when nobody there takes connections.
+	if value, err := jsonValue(body); err == nil && isNull(value) {
+		return nil, failPeer(ErrRejected, name, errors.New("it takes no rdma connections"))
+	}
+	reply, err := decodeConnection(body)
+	if err != nil {
+		return nil, failPeer(ErrProtocol, name, err)
+	}
+	if reply.ReplyMsg != "" {
+		return reply, failPeer(ErrRejected, name, errors.New(excerptUpTo(reply.ReplyMsg, maxReason)))
+	}
+	return reply, nil
+}
+
 // Probe asks the peer for a sign of life. Upstream releases before 0.3.10.post2
 // do not know probes and close the connection: ErrProtocol or ErrConnect.
 func (c *Client) Probe(ctx context.Context, name string) error {

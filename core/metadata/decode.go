@@ -170,6 +170,11 @@ func readExtension(value []byte) *Extension {
 		case "local":
 			n, err = readUint(member, math.MaxInt32)
 			e.Local = int(n)
+		case "rdma":
+			n, err = readUint(member, math.MaxInt32)
+			e.RDMA = int(n)
+		case "rdma_fences":
+			e.RDMAFences, err = readUint(member, math.MaxUint64)
 		}
 		return err
 	})

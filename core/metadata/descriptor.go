@@ -69,6 +69,10 @@ type Extension struct {
 	// the same one; "" and 0 where the publisher does not have it.
 	Host  string
 	Local int
+	// RDMA is the version of this implementation's RDMA connections, 0 without RDMA, and
+	// RDMAFences how often the publisher has fenced peers off on them.
+	RDMA       int
+	RDMAFences uint64
 }
 
 // TimestampOf is t in the form of Descriptor.Timestamp.
@@ -163,6 +167,10 @@ func appendExtension(out []byte, e *Extension) []byte {
 	if e.Local != 0 {
 		out = appendUintMember(out, "local", uint64(e.Local))
 	}
+	if e.RDMA != 0 {
+		out = appendUintMember(out, "rdma", uint64(e.RDMA))
+		out = appendUintMember(out, "rdma_fences", e.RDMAFences)
+	}
 	out = appendUintMember(out, "version", uint64(e.Version))
 	return append(out, '}')
 }
@@ -255,6 +263,7 @@ const maxHostText = 128
 func (e *Extension) valid() bool {
 	return isInstance(e.Instance) && e.Version >= 1 && e.Version <= math.MaxInt32 &&
 		e.Hello >= 0 && e.Hello <= math.MaxInt32 && e.Local >= 0 && e.Local <= math.MaxInt32 &&
+		e.RDMA >= 0 && e.RDMA <= math.MaxInt32 &&
 		len(e.Host) <= maxHostText && utf8.ValidString(e.Host)
 }
 

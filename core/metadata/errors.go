@@ -20,8 +20,8 @@ var (
 	// ErrProtocol: the peer closed the connection instead of answering, or its
 	// answer is malformed.
 	ErrProtocol = errors.New("peer broke the protocol")
-	// ErrRejected: the peer refused the notification.
-	ErrRejected = errors.New("peer rejected the notification")
+	// ErrRejected: the peer refused the notification or the connection.
+	ErrRejected = errors.New("peer rejected the request")
 	// ErrNoDescriptor: the peer runs but publishes no descriptor yet.
 	ErrNoDescriptor = errors.New("peer publishes no descriptor yet")
 	// ErrMailboxFull: the mailbox holds as much as it may.

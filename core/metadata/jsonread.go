@@ -204,6 +204,9 @@ func skipSeparator(text []byte, at int) int {
 // maxExcerpt bounds foreign content in errors and in the log.
 const maxExcerpt = 80
 
+// maxReason bounds a peer's reason for a rejection, likewise.
+const maxReason = 400
+
 // excerpt is the beginning of a foreign text, quoted.
 func excerpt(text []byte) string {
 	if len(text) > maxExcerpt {
@@ -212,6 +215,12 @@ func excerpt(text []byte) string {
 	return strconv.QuoteToASCII(string(text))
 }
 
-func excerptString(text string) string {
-	return excerpt([]byte(text[:min(len(text), maxExcerpt+1)]))
+func excerptString(text string) string { return excerptUpTo(text, maxExcerpt) }
+
+// excerptUpTo is the same for a text that may say more.
+func excerptUpTo(text string, most int) string {
+	if len(text) > most {
+		return strconv.QuoteToASCII(text[:most]) + "..."
+	}
+	return strconv.QuoteToASCII(text)
 }
