@@ -42,6 +42,23 @@ func mc_local_topology(devices *C.char, out *C.char, capacity C.uint64_t, outLen
 	})
 }
 
+//export mc_rdma_ports
+func mc_rdma_ports(devices *C.char, out *C.char, capacity C.uint64_t, outLength *C.uint64_t) C.int {
+	return guard(func() error {
+		filter, err := optional(devices, "devices")
+		if err != nil {
+			return err
+		}
+		cfg := core.ConfigFromEnv(getenv)
+		cfg.Devices = filter
+		ports, err := core.RDMAPorts(cfg)
+		if err != nil {
+			return err
+		}
+		return fill(ports, out, capacity, outLength)
+	})
+}
+
 //export mc_engine_open
 func mc_engine_open(name *C.char, options *C.mc_engine_options_t, out *C.mc_engine_t) C.int {
 	return guard(func() error {
@@ -160,6 +177,7 @@ func mc_engine_stats(engine C.mc_engine_t, out *C.mc_engine_stats_t) C.int {
 			memories: C.uint64_t(s.Memories), batches_open: C.uint64_t(s.BatchesOpen),
 			connections: C.uint64_t(s.Connections), peers_local: C.uint64_t(s.PeersLocal),
 			messages: C.uint64_t(s.Messages), batch_ns: C.uint64_t(s.BatchTime),
+			batches_rdma: C.uint64_t(s.BatchesRDMA), bytes_rdma: C.uint64_t(s.BytesRDMA),
 		}
 		return nil
 	})

@@ -68,7 +68,7 @@ enum {
     MC_EADDR = -4,        /* an address range is outside every registered memory */
     MC_EOVERLAP = -5,     /* the range overlaps memory that is registered already */
     MC_EFULL = -6,        /* a table or buffer limit was reached; the text names it */
-    MC_ETIMEDOUT = -7,    /* the wait ended first; the batch goes on */
+    MC_ETIMEDOUT = -7,    /* the wait ended first; what was waited for goes on */
     MC_EDEADLINE = -8,    /* the batch ran into its deadline and was ended */
     MC_ECANCELED = -9,    /* the batch was cancelled */
     MC_EPEER = -10,       /* the peer cannot be reached, or broke the protocol */
@@ -134,9 +134,11 @@ typedef struct mc_batch_status {
 typedef struct mc_engine_options {
     uint64_t struct_size;      /* sizeof(mc_engine_options_t) */
     const char *metadata;      /* "P2PHANDSHAKE", or NULL for that. Others: MC_EUNSUPPORTED */
-    const char *protocol;      /* "tcp", "rdma", or NULL for the best there is. "rdma" without
-                                  RDMA falls back to tcp with one line in the log */
-    const char *devices;       /* RDMA devices, comma separated; "" or NULL for all */
+    const char *protocol;      /* "tcp", "rdma", or NULL: rdma where it can be used, else tcp. Asked
+                                  for by name and not usable, rdma is one line in the log, and tcp;
+                                  with MC_FORCE_HCA in the environment it is an error */
+    const char *devices;       /* RDMA devices, comma separated; "" or NULL for all. The first
+                                  that can be used is; see mc_rdma_ports */
     uint32_t rpc_port;         /* port of the handshake listener; 0 picks one at random from
                                   MC_MIN_RPC_PORT..MC_MAX_RPC_PORT (15000..17000) */
     uint32_t reserved;         /* must be 0 */
@@ -165,7 +167,8 @@ typedef struct mc_page_group {
     uint64_t layer_count;
 } mc_page_group_t;
 
-/* Counters of an engine since it was opened; they never go down but for the last four. */
+/* Counters of an engine since it was opened; they never go down but for those of what there
+ * is now: memories, batches_open, connections and peers_local. */
 typedef struct mc_engine_stats {
     uint64_t batches;            /* batches submitted */
     uint64_t batches_failed;     /* of them, ended in failure (cancelled and expired included) */
@@ -173,7 +176,9 @@ typedef struct mc_engine_stats {
     uint64_t runs;               /* contiguous runs they were merged to */
     uint64_t bytes_written;      /* confirmed bytes of this engine's own writes */
     uint64_t bytes_read;         /* confirmed bytes of this engine's own reads */
-    uint64_t served_written;     /* bytes that peers wrote into this engine's memory */
+    uint64_t served_written;     /* bytes that peers wrote into this engine's memory; over rdma
+                                    neither these nor the next two are counted: only the device
+                                    sees what peers do */
     uint64_t served_read;        /* bytes that peers read from this engine's memory */
     uint64_t served_rejected;    /* requests of peers that were refused */
     uint64_t connections_opened; /* data connections opened by this engine */
@@ -183,14 +188,18 @@ typedef struct mc_engine_stats {
     uint64_t batches_local;      /* batches moved in memory, with other processes of this host */
     uint64_t bytes_local;        /* confirmed bytes of them */
     uint64_t bytes_packed;       /* of bytes_local, those that went through shared memory */
-    uint64_t local_refused;      /* times a peer on this host had to be reached over tcp */
+    uint64_t local_refused;      /* times a peer on this host had to be reached over the network */
     uint64_t memories;           /* memories registered now */
     uint64_t batches_open;       /* batch handles not closed yet */
-    uint64_t connections;        /* incoming data connections now, of peers in this process too */
+    uint64_t connections;        /* incoming data connections now, of peers in this process too;
+                                    over rdma in both directions */
     uint64_t peers_local;        /* peers that this engine reaches in memory now */
-    uint64_t messages;           /* sent for its own batches: requests over tcp; on one host slots of
-                                    shared memory and system calls; 0 within the process */
+    uint64_t messages;           /* sent for its own batches: requests over tcp; work requests over
+                                    rdma; on one host slots of shared memory and system calls; 0
+                                    within the process */
     uint64_t batch_ns;           /* time of all batches that have ended, from submit to end */
+    uint64_t batches_rdma;       /* batches moved over rdma */
+    uint64_t bytes_rdma;         /* confirmed bytes of them */
 } mc_engine_stats_t;
 
 /* Kinds of page pools. */
@@ -244,6 +253,23 @@ const char *mc_status_name(int status);
  * Returns MC_OK, MC_EFULL, MC_EINVAL. */
 int mc_local_topology(const char *devices, char *out, uint64_t capacity, uint64_t *out_length);
 
+/* mc_rdma_ports writes, as JSON, how an engine opened with devices (NULL or "": those of
+ * MC_TE_FILTERS, else all) and the MC_* variables of now sees the RDMA ports of this host:
+ *   {"ports": [{"device": "mlx5_0", "port": 1, "state": "active", "mtu": 4096,
+ *               "link_layer": "Ethernet", "lid": 0,
+ *               "gids": [{"index": 3, "address": "198.51.100.1", "type": "RoCE v2",
+ *                         "interface": "eth0", "reason": "routable, with an interface"}],
+ *               "chosen": 3, "used": true, "error": ""}],
+ *    "why": ""}
+ * gids are those that are set, the best first, chosen is the index of the one that peers are
+ * told, null if there is none. used: it is the one port that the engine uses. error says why the
+ * port, or the device, cannot be used and what to do; it is no error of this call. A host
+ * without RDMA has no ports, and why says what is missing. out, capacity, out_length as in
+ * mc_local_topology.
+ * Blocks for milliseconds: each device is opened for a moment.
+ * Returns MC_OK, MC_EFULL, MC_EINVAL (an argument cannot be read). */
+int mc_rdma_ports(const char *devices, char *out, uint64_t capacity, uint64_t *out_length);
+
 /* ---- engine --------------------------------------------------------------- */
 
 /* mc_engine_open starts an engine: it listens for handshakes and data before
@@ -254,8 +280,14 @@ int mc_local_topology(const char *devices, char *out, uint64_t capacity, uint64_
  * read here, once, with getenv(3).
  * May block for milliseconds.
  * A malformed variable is answered with a line in the log and the default.
+ * Peers on other hosts are reached over rdma or, by an engine without it and by those who do
+ * not offer it, over tcp. An engine uses one port of one device, MC_IB_PORT of the first of devices
+ * that can be used: libibverbs is loaded here, and the device opened. With MC_FORCE_HCA there is
+ * no tcp beside it, and an error names the device and what to do.
  * Returns MC_OK; MC_EINVAL (name empty, name or option malformed); MC_EDEVICE (no
- * free port); MC_EUNSUPPORTED (metadata store, protocol). */
+ * free port); MC_EUNSUPPORTED (metadata store, protocol). With MC_FORCE_HCA also MC_EDEVICE (no
+ * device, no permission, port down, no GID), MC_EINVAL (no device or port of that name),
+ * MC_EUNSUPPORTED (libibverbs is missing), MC_EFULL (the device has no room). */
 int mc_engine_open(const char *name, const mc_engine_options_t *options, mc_engine_t *out);
 
 /* mc_engine_close ends an engine: it fails the batches in flight, stops serving
@@ -291,8 +323,9 @@ int mc_engine_stats(mc_engine_t engine, mc_engine_stats_t *out);
  * Returns MC_OK; MC_EINVAL (address 0, length 0, wraps around); MC_EOVERLAP;
  * MC_EADDR (not mapped in this process); MC_EUNSUPPORTED (GPU memory: this
  * build moves host memory only); MC_EFULL (the description of all memories would
- * exceed MC_HANDSHAKE_MAX_LENGTH, so that peers could not open this engine);
- * MC_EDEVICE; MC_EHANDLE. */
+ * exceed MC_HANDSHAKE_MAX_LENGTH, so that peers could not open this engine; the RDMA
+ * device has no room); MC_EDEVICE (also: the limit of locked memory, ulimit -l, is too low for
+ * the RDMA device); MC_EHANDLE. */
 int mc_register(mc_engine_t engine, uint64_t address, uint64_t length, const char *location,
                 mc_memory_t *out);
 
@@ -305,7 +338,7 @@ int mc_register_batch(mc_engine_t engine, const uint64_t *addresses, const uint6
 /* mc_deregister ends a registration. When it returns, nobody reads or writes the
  * memory for this library: it waits for batches of this engine that use it
  * (until their end or deadline), and for the piece that a peer is moving right
- * now; the rest of that peer's request is refused. A peer process on this host
+ * now; the rest of that peer's request is refused, over rdma by the device. A peer process on this host
  * that is stopped (SIGSTOP) in the middle of a copy is waited for until it goes
  * on or ends; the log names it. Memory registered anew at the same address is
  * not open to batches of peers on this host that began before.
@@ -339,6 +372,17 @@ int mc_segment_buffer(mc_segment_t segment, uint64_t index, uint64_t *out_addres
 /* mc_segment_stale tells whether the peer process behind the segment is known to
  * be gone: *out 1 if so, else 0. Does not block. Returns MC_OK, MC_EHANDLE. */
 int mc_segment_stale(mc_segment_t segment, int32_t *out);
+
+/* mc_segment_connect makes the connection that the segment's first batch would otherwise wait
+ * for, and returns when it is there: over rdma one message to the peer (two with another
+ * implementation). Over tcp and in memory there is nothing to wait for. Several segments may be
+ * connected at once, from as many threads. timeout_ms >= 0 waits at most so long, and the
+ * connection is made all the same; < 0 until it is there or failed, which takes
+ * MC_HANDSHAKE_CONNECT_TIMEOUT at most, twice.
+ * Blocks. Returns MC_OK; MC_ETIMEDOUT; MC_EPEER (no answer, or one that makes no sense; the
+ * peer has another number of queue pairs); MC_ERESTARTED; MC_EDEVICE (the port is down); MC_EFULL (the
+ * device has no room for one more connection); MC_EHANDLE. */
+int mc_segment_connect(mc_segment_t segment, int64_t timeout_ms);
 
 /* mc_segment_close gives the handle back; batches in flight go on. Does not
  * block. Returns MC_OK, MC_EHANDLE. */

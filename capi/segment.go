@@ -82,6 +82,23 @@ func mc_segment_stale(segment C.mc_segment_t, out *C.int32_t) C.int {
 	})
 }
 
+//export mc_segment_connect
+func mc_segment_connect(segment C.mc_segment_t, timeoutMS C.int64_t) C.int {
+	return guard(func() error {
+		s, _, err := segments.get(uint64(segment))
+		if err != nil {
+			return err
+		}
+		ctx := context.Background()
+		if timeoutMS >= 0 {
+			limited, cancel := context.WithTimeout(ctx, milliseconds(timeoutMS))
+			defer cancel()
+			ctx = limited
+		}
+		return s.Connect(ctx)
+	})
+}
+
 //export mc_segment_close
 func mc_segment_close(segment C.mc_segment_t) C.int {
 	return guard(func() error {

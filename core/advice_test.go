@@ -88,7 +88,9 @@ func TestMessagesAndTimeAreCounted(t *testing.T) {
 				return
 			}
 			assert.Positive(t, s.Messages)
-			assert.Less(t, s.Messages, uint64(len(blocks.Length)), "a message carries many blocks")
+			if way != "rdma" { // a work request has one stretch of the peer's memory
+				assert.Less(t, s.Messages, uint64(len(blocks.Length)), "a message carries many blocks")
+			}
 			assert.Zero(t, p.b.Stats().Messages)
 		})
 	}

@@ -132,6 +132,9 @@ func (b *Batch) Status() Status {
 		JoinedLocal: b.joined[joinsLocal].Load(), JoinedRemote: b.joined[joinsRemote].Load()}
 	if b.end == nil {
 		s.Duration = time.Since(b.began)
+		if m, ok := b.posting.(measuredPosting); ok {
+			s.BytesDone = m.measured()
+		}
 		return s
 	}
 	s.Duration = b.ended.Sub(b.began)

@@ -34,8 +34,10 @@ type Config struct {
 	StatusTimeout     time.Duration // MC_TCP_STATUS_TIMEOUT_SEC
 	NoAdvice          bool          // MC_ADVICE=0: no warning about small blocks
 	MetricInterval    time.Duration // MC_TE_METRIC, MC_TE_METRIC_INTERVAL_SECONDS; 0: off
+	RDMA              RDMAConfig
 
-	separate bool // for tests: engines of this process are reached like other processes
+	separate bool          // for tests: engines of this process are reached like other processes
+	patience time.Duration // for tests: instead of stallLimit and flushLimit
 }
 
 // Getenv looks an environment variable up; ok tells whether it is set.
@@ -57,7 +59,7 @@ var ignored = []string{
 func ConfigFromEnv(getenv Getenv) Config {
 	e := envReader{get: getenv}
 	level := e.level("MC_LOG_LEVEL", slog.LevelWarn)
-	e.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("lib", "mooncake")
+	e.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: plainErrors})).With("lib", "mooncake")
 	c := Config{
 		Log:               e.log,
 		ForceTCP:          e.present("MC_FORCE_TCP"),
@@ -74,6 +76,7 @@ func ConfigFromEnv(getenv Getenv) Config {
 		Lanes:             int(e.lanes()),
 		SocketBuffer:      int(e.number("MC_TCP_SOCKET_BUFFER", 0, 4096, 1<<30)),
 		StatusTimeout:     time.Duration(e.number("MC_TCP_STATUS_TIMEOUT_SEC", 30, 1, 86400)) * time.Second,
+		RDMA:              e.rdma(),
 	}
 	// A transfer may not be cut off before a slow link has had a chance.
 	c.TransferTimeout = max(c.TransferTimeout, 5*time.Second)
@@ -99,6 +102,14 @@ func ConfigFromEnv(getenv Getenv) Config {
 		}
 	}
 	return c
+}
+
+// plainErrors writes errors as their text: the handler would print their stack, too.
+func plainErrors(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.StringValue(err.Error())
+	}
+	return a
 }
 
 // envReader reads variables and reports malformed ones.

@@ -71,15 +71,16 @@ func (e *Engine) descriptor(s *memories) *metadata.Descriptor {
 	for i, m := range s.list {
 		d.Buffers[i] = metadata.Buffer{Name: e.name, Addr: m.start, Length: m.end - m.start}
 	}
-	for _, t := range e.transports {
-		t.describe(d)
+	// The best transport last: its name is the descriptor's.
+	for i := len(e.transports) - 1; i >= 0; i-- {
+		e.transports[i].describe(d, s)
 	}
 	return d
 }
 
-// bufferBytes is what one range takes in a descriptor, at most: its JSON with
-// two numbers of 20 digits, and the name.
-const bufferBytes = 80
+// bufferBytes is what one range takes in a descriptor, at most: its JSON with two numbers
+// of 20 digits, two keys, and the name.
+const bufferBytes = 128
 
 // fitsMessage refuses a state of the memory that peers could not be told of.
 func (e *Engine) fitsMessage(s *memories) error {

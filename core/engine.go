@@ -30,8 +30,7 @@ type Engine struct {
 	control   *metadata.Server
 	client    *metadata.Client
 	mailbox   *metadata.Mailbox
-	// The last transport reaches every peer that there is a way to; those before it
-	// are faster, and for some peers only.
+	// The best transport comes first: peers are reached by the first one that can.
 	transports []transport
 	counts     counts
 	deadlines  deadlines
@@ -123,18 +122,22 @@ func (c *Config) bind(port uint16) (net.Listener, error) {
 // serve starts the transports and then the handshake listener, so that nobody is
 // told of a transport that is not there yet.
 func (e *Engine) serve(listener net.Listener) error {
-	t, err := e.chooseTransport()
-	if err != nil {
+	if err := e.startTransports(); err != nil {
+		e.closeTransports()
+		e.releaseDevices()
 		return err
 	}
-	if l := newLocalTransport(e); l != nil {
-		e.transports = append(e.transports, l)
+	handlers := metadata.Handlers{Metadata: e.describe, Notify: e.mailbox.Put}
+	for _, t := range e.transports {
+		if a, ok := t.(connectionAnswerer); ok {
+			handlers.Connection = a.answer
+		}
 	}
-	e.transports = append(e.transports, t)
-	e.control, err = metadata.Listen(metadata.ServerConfig{Listener: listener, MaxLength: e.cfg.MaxMessage, Logger: e.log},
-		metadata.Handlers{Metadata: e.describe, Notify: e.mailbox.Put})
+	var err error
+	e.control, err = metadata.Listen(metadata.ServerConfig{Listener: listener, MaxLength: e.cfg.MaxMessage, Logger: e.log}, handlers)
 	if err != nil {
 		e.closeTransports()
+		e.releaseDevices()
 		return errors.Wrap(ErrDevice, "handshake listener: "+err.Error())
 	}
 	return nil
@@ -143,6 +146,15 @@ func (e *Engine) serve(listener net.Listener) error {
 func (e *Engine) closeTransports() {
 	for _, t := range e.transports {
 		t.close()
+	}
+}
+
+// releaseDevices gives devices back, once no memory is registered with them any more.
+func (e *Engine) releaseDevices() {
+	for _, t := range e.transports {
+		if d, ok := t.(deviceTransport); ok {
+			d.release()
+		}
 	}
 }
 
@@ -167,31 +179,73 @@ func (e *Engine) settle() {
 }
 
 // reach finds the best way to a peer process.
-func (e *Engine) reach(p *process) error {
-	for _, t := range e.transports {
+func (e *Engine) reach(p *process) (err error) {
+	p.path, err = e.wayTo(p, e.transports)
+	return err
+}
+
+// wayTo finds the first of some transports that reaches a peer.
+func (e *Engine) wayTo(p *process, among []transport) (path, error) {
+	for _, t := range among {
 		path, err := t.reach(p)
-		if err != nil {
-			return err
-		}
-		if path != nil {
-			p.path = path
-			return nil
+		if path != nil || err != nil {
+			return path, err
 		}
 	}
-	return errors.WithMessagef(ErrUnsupported, "%s offers no transport that this engine has", p.name)
+	return nil, errors.WithMessagef(ErrUnsupported, "%s offers %v, and this engine has %s", p.name,
+		p.known.Load().descriptor.Protocols, e.offers())
+}
+
+// remoteTransports are those for peers on other hosts.
+func (e *Engine) remoteTransports() []transport {
+	for i, t := range e.transports {
+		if _, here := t.(*localTransport); !here {
+			return e.transports[i:]
+		}
+	}
+	return nil
+}
+
+// offers names the transports of this engine, for messages.
+func (e *Engine) offers() string {
+	var names []string
+	for _, t := range e.transports {
+		names = append(names, t.name())
+	}
+	return strings.Join(names, ", ")
 }
 
 var rdmaFallback sync.Once
 
-// chooseTransport picks the best transport over the network: tcp, in this build.
-func (e *Engine) chooseTransport() (transport, error) {
-	if e.cfg.Protocol == "rdma" && !e.cfg.ForceTCP {
-		// Once a process: servers open several engines.
-		rdmaFallback.Do(func() {
-			e.log.Warn("rdma was asked for, and this build moves bytes over tcp only: using tcp (MC_FORCE_TCP=1 or protocol tcp silences this)")
-		})
+// startTransports starts the transports that this engine is to have, the best one first.
+func (e *Engine) startTransports() error {
+	if l := newLocalTransport(e); l != nil {
+		e.transports = append(e.transports, l)
 	}
-	return newTCPTransport(e)
+	if e.cfg.Protocol != "tcp" && !e.cfg.ForceTCP {
+		t, err := newRDMATransport(e)
+		switch {
+		case err == nil:
+			e.transports = append(e.transports, t)
+		case e.cfg.RDMA.Force:
+			return errors.WithMessage(err, "MC_FORCE_HCA is set, and rdma cannot be used")
+		case e.cfg.Protocol == "rdma":
+			// Once a process: servers open several engines.
+			rdmaFallback.Do(func() {
+				e.log.Warn("rdma was asked for and cannot be used: using tcp (MC_FORCE_HCA=1 makes this an error, MC_FORCE_TCP=1 or protocol tcp silences it)",
+					"why", err)
+			})
+		}
+		if err == nil && e.cfg.RDMA.Force {
+			return nil
+		}
+	}
+	t, err := newTCPTransport(e)
+	if err != nil {
+		return err
+	}
+	e.transports = append(e.transports, t)
+	return nil
 }
 
 // Close ends the engine: batches in flight fail, peers are served no more, and
@@ -224,10 +278,13 @@ func (e *Engine) Close() error {
 	for _, p := range open {
 		p.path.close()
 	}
-	e.control.Close()
+	// The control listener last: to RDMA peers, that nobody listens any more means that
+	// nothing can land here any more.
 	e.closeTransports()
+	e.control.Close()
 	e.background.Wait()
 	e.memory.close()
+	e.releaseDevices()
 	return nil
 }
 
@@ -281,9 +338,13 @@ func (e *Engine) knownSegment(name string, d *metadata.Descriptor, began time.Ti
 		return nil, errors.WithMessage(ErrClosed, "engine")
 	}
 	p := e.processes[name]
+	if p == nil {
+		p = e.sameProcess(d)
+	}
 	switch {
 	case p != nil && p.identity == identityOf(d) && !p.gone.Load():
 		p.learn(d, began)
+		e.processes[name] = p
 	case fresh == nil:
 		return nil, nil
 	default:
@@ -292,7 +353,22 @@ func (e *Engine) knownSegment(name string, d *metadata.Descriptor, began time.Ti
 		e.live[p] = struct{}{}
 	}
 	p.refs++
-	return &Segment{process: p}, nil
+	return &Segment{process: p, name: name}, nil
+}
+
+// sameProcess finds the process that d is of among those opened by another name: a
+// transport may have one connection only between two engines. Only ours can be told apart
+// so. e.mu is held.
+func (e *Engine) sameProcess(d *metadata.Descriptor) *process {
+	if d.Extension == nil {
+		return nil
+	}
+	for p := range e.live {
+		if p.identity == identityOf(d) && !p.gone.Load() {
+			return p
+		}
+	}
+	return nil
 }
 
 // peerName checks the name of a peer; leading slashes are dropped, as upstream does.
@@ -309,8 +385,10 @@ func peerName(name string) (string, error) {
 // dropProcess forgets a process that nobody refers to. e.mu is held.
 func (e *Engine) dropProcess(p *process) {
 	delete(e.live, p)
-	if e.processes[p.name] == p {
-		delete(e.processes, p.name)
+	for name, q := range e.processes {
+		if q == p {
+			delete(e.processes, name)
+		}
 	}
 }
 

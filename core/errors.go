@@ -23,7 +23,7 @@ var (
 	ErrFenced    = errors.New("fenced off by the peer")
 
 	// Batches.
-	ErrWaitTimeout = errors.New("wait timed out, the batch goes on")
+	ErrWaitTimeout = errors.New("wait timed out, it goes on")
 	ErrDeadline    = errors.New("batch deadline exceeded")
 	ErrCanceled    = errors.New("batch cancelled")
 

@@ -122,6 +122,7 @@ func (s *stand) requests(t *testing.T) (hellos []uint64, ops []uint8) {
 // Whatever two engines of different versions or settings announce, they use what both
 // know: the bytes arrive in either direction.
 func TestFramingsOfDifferentVersions(t *testing.T) {
+	overTCP(t)
 	plain, first := map[string]string{"MC_TCP_PROTO": "2"}, map[string]string{"MC_TCP_PROTO": "1"}
 	announce := func(hello int) func(d *metadata.Descriptor) {
 		return func(d *metadata.Descriptor) { d.Extension.Hello = hello }
@@ -195,6 +196,7 @@ func TestFramingsOfDifferentVersions(t *testing.T) {
 
 // What an engine announces: messages, unless it was told to keep to upstream's framing.
 func TestFramingIsAnnounced(t *testing.T) {
+	overTCP(t)
 	for proto, want := range map[string]int{"": 2, "1": 2, "2": 1, "3": 2, "x": 2} {
 		t.Run(fmt.Sprintf("MC_TCP_PROTO=%q", proto), func(t *testing.T) {
 			vars := map[string]string{"MC_TCP_PROTO": proto}
@@ -209,6 +211,7 @@ func TestFramingIsAnnounced(t *testing.T) {
 // A batch with one bad block among good ones, over messages and over single requests:
 // the error names the block's address, in either framing, and nothing of it stays open.
 func TestRejectionsInBothFramings(t *testing.T) {
+	overTCP(t)
 	for _, proto := range []string{"", "2"} {
 		for _, op := range []Op{Write, Read} {
 			t.Run(fmt.Sprintf("MC_TCP_PROTO=%q/%v", proto, op), func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"mooncake/tests/softnic/nic"
 )
 
 // otherEngine, in the environment, makes the test program an engine with an arena of
@@ -16,6 +18,7 @@ import (
 const otherEngine = "MOONCAKE_TEST_ENGINE"
 
 func TestMain(m *testing.M) {
+	nic.Enter()
 	if size := os.Getenv(otherEngine); size != "" {
 		beOther(size)
 		return
@@ -24,7 +27,13 @@ func TestMain(m *testing.M) {
 		beSoakTarget()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := rdmaObjects(); len(left) > 0 {
+		fmt.Fprintln(os.Stderr, "verbs objects that were not closed:", left)
+		code = max(code, 1)
+	}
+	nic.Leave()
+	os.Exit(code)
 }
 
 func beOther(arg string) {

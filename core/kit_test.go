@@ -2,9 +2,11 @@ package core
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -66,23 +68,38 @@ func env(vars map[string]string) Getenv {
 }
 
 // via is the transport that engines of tests use. Tests run one after the other.
-var via = "tcp"
+// MC_TEST_VIA, in the environment, names another one to begin with.
+var via = cmp.Or(os.Getenv("MC_TEST_VIA"), "tcp")
 
-// ways are the values of via: tcp; within one process; and as between two processes,
-// in the best way, through rings only, and by system calls only.
-var ways = []string{"tcp", "self", "local", "packed", "cma"}
+// hostWays are those without a network: within one process; and as between two
+// processes, in the best way, through rings only, and by system calls only.
+var hostWays = []string{"self", "local", "packed", "cma"}
+
+// ways are the values of via.
+var ways = append(append([]string{"tcp"}, hostWays...), "rdma")
 
 // over makes engines use a transport until the test ends.
 func over(t testing.TB, way string) {
+	if way == "rdma" {
+		needRDMA(t)
+	}
 	before := via
 	via = way
 	t.Cleanup(func() { via = before })
+}
+
+// overTCP is for tests of what only tcp has, whatever MC_TEST_VIA says.
+func overTCP(t testing.TB) {
+	if via == "rdma" {
+		over(t, "tcp")
+	}
 }
 
 func testConfig(vars map[string]string) Config {
 	cfg := ConfigFromEnv(env(vars))
 	cfg.Log = slog.New(slog.DiscardHandler)
 	cfg.separate = via != "self"
+	cfg.Protocol = "tcp"
 	switch via {
 	case "tcp":
 		cfg.Local = LocalOff
@@ -90,6 +107,8 @@ func testConfig(vars map[string]string) Config {
 		cfg.Local = LocalPacked
 	case "cma":
 		cfg.Local = LocalCMA
+	case "rdma":
+		cfg.Local, cfg.Protocol, cfg.RDMA.Force = LocalOff, "rdma", true
 	}
 	return cfg
 }

@@ -25,6 +25,7 @@ type Memory struct {
 	epoch    uint64 // number of the registration
 	location string
 	writable bool
+	keys     []regionKey // of the RDMA device, if there is one; ascending
 
 	// pins counts users; closing adds deregistered to it. Whoever brings it to
 	// exactly that value afterwards has seen the last user go.
@@ -69,6 +70,7 @@ func (m *Memory) Deregister() error {
 	}
 	m.table.settle()
 	<-m.drained
+	m.table.dismiss([]*Memory{m})
 	return nil
 }
 
@@ -86,6 +88,9 @@ func DeregisterAll(ms []*Memory) error {
 	}
 	for _, m := range ms {
 		<-m.drained
+	}
+	for t, list := range byTable {
+		t.dismiss(list)
 	}
 	if !all {
 		return errors.WithMessage(ErrClosed, "memory")
@@ -112,11 +117,16 @@ type memoryTable struct {
 	// this process uses memory that is not in the last of them.
 	changed func(*memories)
 	settle  func()
+	// enroll makes memory known to devices before it is published, all or none; dismiss
+	// takes it back when nothing uses it any more, and passes over what is not enrolled.
+	enroll  func([]*Memory) error
+	dismiss func([]*Memory)
 	epoch   uint64 // of the last registration; guarded by mu
 }
 
 func newMemoryTable(limit func(*memories) error, changed func(*memories), settle func()) *memoryTable {
-	t := &memoryTable{limit: limit, changed: changed, settle: settle}
+	t := &memoryTable{limit: limit, changed: changed, settle: settle,
+		enroll: func([]*Memory) error { return nil }, dismiss: func([]*Memory) {}}
 	t.state.Store(&memories{})
 	return t
 }
@@ -168,17 +178,33 @@ func (t *memoryTable) add(ranges []Range, location string) ([]*Memory, error) {
 		fresh[i] = &Memory{mover: hostMover{}, table: t, start: r.Addr, end: r.Addr + r.Length,
 			location: location, writable: writable, drained: make(chan struct{})}
 	}
+	// A look ahead: devices may take long to register what would be refused.
+	if _, err := t.state.Load().with(fresh); err != nil {
+		return nil, err
+	}
+	if err := t.enroll(fresh); err != nil {
+		return nil, err
+	}
+	if err := t.admit(fresh); err != nil {
+		t.dismiss(fresh)
+		return nil, err
+	}
+	return fresh, nil
+}
+
+// admit publishes memory that devices know.
+func (t *memoryTable) admit(fresh []*Memory) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, errors.WithMessage(ErrClosed, "engine")
+		return errors.WithMessage(ErrClosed, "engine")
 	}
 	next, err := t.state.Load().with(fresh)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := t.limit(next); err != nil {
-		return nil, err
+		return err
 	}
 	t.epoch++
 	for _, m := range fresh {
@@ -186,7 +212,7 @@ func (t *memoryTable) add(ranges []Range, location string) ([]*Memory, error) {
 	}
 	t.state.Store(next)
 	t.changed(next)
-	return fresh, nil
+	return nil
 }
 
 // remove takes memories out and marks them deregistered; false if one of them

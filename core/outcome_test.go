@@ -43,6 +43,7 @@ func frozenPeer(t *testing.T, mem arena) (name string) {
 
 // toFrozen submits a batch that cannot proceed.
 func toFrozen(t *testing.T, opts Options) (*Engine, *Memory, *Batch) {
+	overTCP(t)
 	e := openEngine(t, "127.0.0.1", testConfig(nil))
 	mem := newArena(t, 32<<20)
 	m := register(t, e, mem)

@@ -65,6 +65,9 @@ func (e *Engine) Fence(ctx context.Context, peer string) error {
 	// A peer that still answers says who it is; a dead one is known by name.
 	if d, err := e.fetch(ctx, peer); err == nil {
 		who.names = append(who.names, d.Name)
+		if d.RDMAServerName != "" {
+			who.names = append(who.names, d.RDMAServerName)
+		}
 		if d.Extension != nil {
 			who.instance = d.Extension.Instance
 		}

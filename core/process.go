@@ -16,13 +16,13 @@ import (
 // it and batches in flight share it, and with it its path.
 type process struct {
 	engine   *Engine
-	name     string // as it was opened
+	name     string // as it was opened first
 	identity string
 	path     path
 
 	known   atomic.Pointer[knowledge]
 	suspect atomic.Bool // a connection broke: ask before the next batch
-	reached atomic.Bool // a connection was made, so that a fence would break one
+	reached atomic.Bool // the path knows whether to ask: a fence breaks its connection
 	gone    atomic.Bool // another process answers there, or nobody
 
 	refs int // guarded by engine.mu: segments, batches
@@ -145,11 +145,12 @@ func (p *process) closePath() {
 // ErrRestarted. Safe for concurrent use.
 type Segment struct {
 	process *process
+	name    string
 	closed  atomic.Bool
 }
 
 // Name returns the name the segment was opened by.
-func (s *Segment) Name() string { return s.process.name }
+func (s *Segment) Name() string { return s.name }
 
 // Buffer returns range i of what the peer had registered when it was last asked.
 func (s *Segment) Buffer(i uint64) (Range, error) {
@@ -162,6 +163,48 @@ func (s *Segment) Buffer(i uint64) (Range, error) {
 
 // Stale tells whether the peer's process is known to be gone.
 func (s *Segment) Stale() bool { return s.process.gone.Load() }
+
+// Connect makes the connection that the first batch would otherwise have to wait for, and
+// returns when it is there: over rdma one round trip to the peer. Other transports have
+// nothing to wait for. It also asks the peer who it is, if a batch that began now would. ctx
+// bounds the call, not the connection: ErrWaitTimeout when it ends first. Other errors are
+// those of the first batch: ErrPeer, ErrRestarted, ErrDevice, ErrFull.
+func (s *Segment) Connect(ctx context.Context) error {
+	p := s.process
+	if s.closed.Load() {
+		return errors.WithMessage(ErrClosed, "segment")
+	}
+	if p.gone.Load() {
+		return errors.WithMessage(ErrRestarted, p.name)
+	}
+	// Where a connection is made it finds out itself who answers.
+	c, connects := p.path.(connectablePath)
+	if p.suspect.Load() || !connects && p.mustAsk() {
+		limited, cancel := context.WithTimeout(ctx, p.engine.cfg.ConnectTimeout)
+		err := p.refresh(limited)
+		cancel()
+		if err != nil {
+			return unlessEnded(ctx, p, err)
+		}
+	}
+	if m, ok := p.path.(mendablePath); ok {
+		if err := m.mend(); err != nil {
+			return err
+		}
+	}
+	if connects {
+		return unlessEnded(ctx, p, c.ready(ctx))
+	}
+	return nil
+}
+
+// unlessEnded is err, or that the caller did not want to wait for longer.
+func unlessEnded(ctx context.Context, p *process, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.WithMessagef(ErrWaitTimeout, "connect to %s", p.name)
+	}
+	return err
+}
 
 // Close gives the segment back; batches in flight go on. Twice is ErrClosed.
 func (s *Segment) Close() error {

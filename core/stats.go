@@ -17,6 +17,7 @@ type Stats struct {
 	LocalRefused                              uint64
 	PeersLocal                                uint64 // now
 	Messages                                  uint64
+	BatchesRDMA, BytesRDMA                    uint64
 	BatchTime                                 time.Duration // of all batches that have ended
 }
 
@@ -33,6 +34,7 @@ type counts struct {
 	batchesSelf, bytesSelf                atomic.Uint64
 	batchesLocal, bytesLocal, bytesPacked atomic.Uint64
 	localRefused                          atomic.Uint64
+	batchesRDMA, bytesRDMA                atomic.Uint64
 	peersLocal                            atomic.Int64
 }
 
@@ -48,6 +50,7 @@ func (e *Engine) Stats() Stats {
 	s.BatchesSelf, s.BytesSelf = c.batchesSelf.Load(), c.bytesSelf.Load()
 	s.BatchesLocal, s.BytesLocal, s.BytesPacked = c.batchesLocal.Load(), c.bytesLocal.Load(), c.bytesPacked.Load()
 	s.LocalRefused, s.PeersLocal = c.localRefused.Load(), uint64(c.peersLocal.Load())
+	s.BatchesRDMA, s.BytesRDMA = c.batchesRDMA.Load(), c.bytesRDMA.Load()
 	s.Messages, s.BatchTime = c.messages.Load(), time.Duration(c.batchTime.Load())
 	for _, t := range e.transports {
 		t.counters(&s)

@@ -10,8 +10,10 @@ import (
 // A transport moves slices between this process and one class of peers, and
 // serves peers that move bytes here.
 type transport interface {
-	// describe adds to this engine's descriptor what peers must know.
-	describe(d *metadata.Descriptor)
+	name() string // for messages
+	// describe adds to this engine's descriptor what peers must know, s being the memory
+	// that it tells of.
+	describe(d *metadata.Descriptor, s *memories)
 	// reach prepares the initiator's side of a peer process. It may block to find out
 	// whether the peer can be reached in this way; nil, without an error: it cannot.
 	reach(p *process) (path, error)
@@ -34,6 +36,17 @@ type memoryWatcher interface {
 	settle()
 }
 
+// A deviceTransport has devices that know the registered memory. It is closed before, and
+// releases them after, the memory is deregistered.
+type deviceTransport interface {
+	release()
+}
+
+// A connectionAnswerer answers the peers' requests for RDMA connections.
+type connectionAnswerer interface {
+	answer(metadata.ConnectionRequest) metadata.ConnectionReply
+}
+
 // path is a transport's way to one peer process.
 type path interface {
 	// post queues a batch's work; its slices leave when it is pushed.
@@ -49,6 +62,13 @@ type path interface {
 type mendablePath interface {
 	// mend does nothing for a path that is not broken. It blocks for a connection.
 	mend() error
+}
+
+// A connectablePath needs a connection before bytes can move.
+type connectablePath interface {
+	// ready returns when there is a connection, which it makes if need be, or when ctx
+	// ends; making it goes on then.
+	ready(ctx context.Context) error
 }
 
 // posting is one batch's work on a path. How it went comes back to the batch:
@@ -76,6 +96,11 @@ type receivingPosting interface {
 	waits()
 	// receive lets the calling thread receive for a few milliseconds at most.
 	receive()
+}
+
+// A measuredPosting reports what was confirmed only at its end, and is asked until then.
+type measuredPosting interface {
+	measured() uint64 // bytes confirmed so far
 }
 
 // ending is how a posting ended.

@@ -67,7 +67,9 @@ func (r localRegions) Find(addr uint64) local.Region {
 	return nil
 }
 
-func (t *localTransport) describe(d *metadata.Descriptor) {
+func (t *localTransport) name() string { return "memory on this host" }
+
+func (t *localTransport) describe(d *metadata.Descriptor, _ *memories) {
 	d.Extension.Host, d.Extension.Local = t.host, local.Version
 }
 
@@ -196,7 +198,7 @@ func (t *localTransport) refused(p *process, err error) {
 	if errors.Is(err, local.ErrElsewhere) {
 		remedy = "run both in one network namespace (docker --network host) to move bytes in memory; MC_LOCAL=0 silences this"
 	}
-	t.engine.log.Info("a peer on this host is reached over tcp", "peer", p.name, "err", err, "remedy", remedy)
+	t.engine.log.Info("a peer on this host is reached over the network", "peer", p.name, "err", err, "remedy", remedy)
 }
 
 // maxWarned bounds the memory of what was said.

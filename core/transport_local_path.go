@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -10,13 +11,13 @@ import (
 )
 
 // localPath is the way to one peer process on this host. When its connection breaks
-// and the process is still there, it is made anew; when that fails, tcp has to do.
+// and the process is still there, it is made anew; when that fails, the network has to do.
 type localPath struct {
 	transport *localTransport
 	process   *process
 	inside    bool // the peer is in this process
 	peer      atomic.Pointer[local.Peer]
-	instead   atomic.Pointer[path] // the way over tcp, once there is none in memory
+	instead   atomic.Pointer[path] // the way over the network, once there is none in memory
 
 	mending sync.Mutex // one mends; guards closed
 	closed  bool
@@ -66,11 +67,21 @@ func (p *localPath) mend() error {
 	return e.inBackground(old.Close)
 }
 
+// ready is for the way over the network: in memory there is always a connection.
+func (p *localPath) ready(ctx context.Context) error {
+	if other := p.instead.Load(); other != nil {
+		if c, ok := (*other).(connectablePath); ok {
+			return c.ready(ctx)
+		}
+	}
+	return nil
+}
+
 // detour gives the way in memory up.
 func (p *localPath) detour(why error) error {
 	e := p.transport.engine
 	p.transport.refused(p.process, why)
-	other, err := e.transports[len(e.transports)-1].reach(p.process)
+	other, err := e.wayTo(p.process, e.remoteTransports())
 	if err != nil {
 		return err
 	}

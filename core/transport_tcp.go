@@ -47,7 +47,9 @@ func (r regionsOf) Find(addr uint64) tcp.Region {
 	return nil
 }
 
-func (t *tcpTransport) describe(d *metadata.Descriptor) {
+func (t *tcpTransport) name() string { return "tcp" }
+
+func (t *tcpTransport) describe(d *metadata.Descriptor, _ *memories) {
 	d.Protocol = metadata.ProtocolTCP
 	d.TCPDataPort = t.server.Port()
 	d.TCPProtoVersion = 2
@@ -81,7 +83,7 @@ func (t *tcpTransport) close() { t.server.Close() }
 func (t *tcpTransport) reach(p *process) (path, error) {
 	d := p.known.Load().descriptor
 	if d.TCPDataPort == 0 {
-		return nil, errors.WithMessagef(ErrUnsupported, "%s offers %v, and this engine tcp", p.name, d.Protocols)
+		return nil, nil
 	}
 	dial := &tcpDialer{transport: t, process: p, version: 1}
 	if d.TCPProtoVersion >= 2 && !t.engine.cfg.ForceV1 {

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .native import EngineStats as EngineStats
     from .native import Notification as Notification
     from .native import local_topology as local_topology
+    from .native import rdma_ports as rdma_ports
     from .pages import PagePool as PagePool
     from .pages import PagePoolStats as PagePoolStats
     from .pages import PageRun as PageRun
@@ -86,7 +87,7 @@ _HOMES = {
     "_memory": ("Memory",),
     "_pages": ("Layer", "PageGroup"),
     "_segment": ("Segment",),
-    "native": ("Engine", "EngineStats", "Notification", "local_topology"),
+    "native": ("Engine", "EngineStats", "Notification", "local_topology", "rdma_ports"),
     "pages": ("PagePool", "PagePoolStats", "PageRun", "PoolKind"),
     "replay.advise": ("Advice", "advise"),
 }

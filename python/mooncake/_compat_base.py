@@ -49,8 +49,10 @@ class EngineBase:
         open already.
 
         local_hostname is the host that peers reach this process at; a port in it is ignored.
-        metadata_server must be "P2PHANDSHAKE". protocol is "rdma", which falls back to TCP
-        without RDMA, "tcp", or None. device_name is a comma separated list, or "" or None.
+        metadata_server must be "P2PHANDSHAKE". protocol is "rdma", "tcp", or None: rdma if it
+        can be used. "rdma" that cannot is one line in the log, and tcp; with MC_FORCE_HCA in
+        the environment -1. device_name is a comma separated list, or "" or None: the first
+        device that can be used is.
         """
         try:
             with self._lock:

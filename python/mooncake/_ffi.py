@@ -159,6 +159,8 @@ class EngineStats(Structure):
         ("peers_local", c_uint64),
         ("messages", c_uint64),
         ("batch_ns", c_uint64),
+        ("batches_rdma", c_uint64),
+        ("bytes_rdma", c_uint64),
     ]
 
 
@@ -197,6 +199,7 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "mc_last_error": (c_char_p, []),
     "mc_status_name": (c_char_p, [c_int]),
     "mc_local_topology": (c_int, [c_char_p, out_text, c_uint64, out_u64]),
+    "mc_rdma_ports": (c_int, [c_char_p, out_text, c_uint64, out_u64]),
     "mc_engine_open": (c_int, [c_char_p, POINTER(EngineOptions), POINTER(engine_t)]),
     "mc_engine_close": (c_int, [engine_t]),
     "mc_engine_rpc_port": (c_int, [engine_t, POINTER(c_uint16)]),
@@ -209,6 +212,7 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "mc_segment_open": (c_int, [engine_t, c_char_p, POINTER(segment_t)]),
     "mc_segment_buffer": (c_int, [segment_t, c_uint64, out_u64, out_u64]),
     "mc_segment_stale": (c_int, [segment_t, POINTER(c_int32)]),
+    "mc_segment_connect": (c_int, [segment_t, c_int64]),
     "mc_segment_close": (c_int, [segment_t]),
     "mc_submit": (
         c_int,

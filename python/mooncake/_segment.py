@@ -65,6 +65,19 @@ class Segment(Handle):
         _ffi.lib().mc_segment_stale(self.handle, ctypes.byref(out))
         return out.value != 0
 
+    def connect(self, timeout: float | None = None) -> None:
+        """Make the connection that the first batch would otherwise wait for: over rdma one
+        message to the peer, or two; over tcp and in memory there is nothing to wait for.
+
+        Blocks until it is there, or timeout seconds at most: then WaitTimeout, and the
+        connection is made all the same. Without one MC_HANDSHAKE_CONNECT_TIMEOUT is the
+        limit. Several may be made at once, in threads. Raises PeerUnreachable,
+        PeerRestarted, DeviceError (the port is down), QueueFull (the device has no room for
+        one more), StaleHandle.
+        """
+        limit = -1 if timeout is None else milliseconds(timeout, "timeout")
+        _ffi.lib().mc_segment_connect(self.handle, limit)
+
     def write(
         self, local: Integers, remote: Integers, lengths: Integers, *, deadline: float | None = None
     ) -> BatchStatus:

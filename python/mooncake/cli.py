@@ -68,7 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     probe.set_defaults(run=_probe)
 
     topology = commands.add_parser(
-        "topology", help="memory locations of this host and the RDMA devices near each"
+        "topology",
+        help="memory locations of this host and the RDMA devices near each, or its RDMA ports",
+        description="Memory locations of this host and the RDMA devices near each. With --rdma "
+        "its RDMA ports as an engine sees them with the MC_* variables that are set: what is wrong "
+        "with a port and what to do, the addresses of the others, and which one is used. Then exit "
+        "status 1 means that there is none to use.",
+    )
+    topology.add_argument(
+        "--rdma", action="store_true", help="RDMA ports and their addresses, and what is wrong"
     )
     topology.add_argument(
         "--devices", default="", metavar="LIST", help="these devices only, comma separated"
@@ -128,8 +136,13 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _topology(options: argparse.Namespace) -> int:
-    from .native import local_topology, local_topology_text
+    from ._ports import report, usable
+    from .native import local_topology, local_topology_text, rdma_ports
 
+    if options.rdma:
+        ports = rdma_ports(options.devices)
+        print(json.dumps(ports) if options.json else report(ports))
+        return 0 if usable(ports) else 1
     if options.json:
         print(local_topology_text(options.devices))
         return 0

@@ -39,6 +39,7 @@ __all__ = [
     "RemoteBuffer",
     "Segment",
     "local_topology",
+    "rdma_ports",
 ]
 
 
@@ -59,9 +60,9 @@ class EngineStats:
     runs: int  # contiguous runs that the blocks were merged to
     bytes_written: int  # confirmed bytes of this engine's own writes
     bytes_read: int  # confirmed bytes of this engine's own reads
-    served_written: int  # bytes that peers wrote into this engine's memory
-    served_read: int  # bytes that peers read from this engine's memory
-    served_rejected: int  # requests of peers that were refused
+    served_written: int  # bytes that peers wrote into this engine's memory, not over rdma
+    served_read: int  # bytes that peers read from this engine's memory, not over rdma
+    served_rejected: int  # requests of peers that were refused, not over rdma
     connections_opened: int  # data connections opened by this engine
     retries: int  # slices sent again after a broken connection
     batches_self: int  # moved within this process
@@ -69,25 +70,31 @@ class EngineStats:
     batches_local: int  # moved in memory, with other processes of this host
     bytes_local: int  # confirmed bytes of them
     bytes_packed: int  # of bytes_local, those that went through shared memory
-    local_refused: int  # times a peer on this host had to be reached over tcp
+    local_refused: int  # times a peer on this host had to be reached over the network
     memories: int  # registered now
     batches_open: int  # batches not closed yet
-    connections: int  # incoming data connections now, of peers in this process too
+    connections: int  # incoming data connections now, of this process too; rdma: both ways
     peers_local: int  # peers that this engine reaches in memory now
     messages: int  # sent for its own batches: requests, slots of shared memory, system calls
     batch_ns: int  # time of all batches that have ended, from submit to end
+    batches_rdma: int  # batches moved over rdma
+    bytes_rdma: int  # confirmed bytes of them
 
 
 class Engine(Handle):
     """One process's endpoint for transfers: it listens before the constructor returns.
 
     name is the host that peers reach this process at, an IPv4 or IPv6 address or a host
-    name; a port in it is ignored. protocol is "tcp", "rdma", or None for the best
-    there is; "rdma" without RDMA falls back to TCP with one line in the log. devices are
-    RDMA devices, comma separated, "" for all. rpc_port 0 picks a port of
-    MC_MIN_RPC_PORT..MC_MAX_RPC_PORT. The MC_* variables are read here.
-    Blocks for milliseconds. Raises InvalidArgument, DeviceError (no free port),
-    Unsupported (metadata store, protocol), LibraryError, ForkedError.
+    name; a port in it is ignored. protocol is "tcp", "rdma", or None: rdma where it can be
+    used, else tcp. "rdma" that cannot be used is one line in the log, and tcp; with MC_FORCE_HCA
+    in the environment it is an error that names the device and what to do. devices are
+    RDMA devices, comma separated, "" for all: the first that can be used is, see
+    rdma_ports(). rpc_port 0 picks a port of MC_MIN_RPC_PORT..MC_MAX_RPC_PORT. The MC_*
+    variables are read here.
+    Blocks for milliseconds. Raises InvalidArgument, DeviceError (no free port), Unsupported
+    (metadata store, protocol), LibraryError, ForkedError; with MC_FORCE_HCA also DeviceError (no
+    device, no permission, port down, no address), InvalidArgument (no device or port of that
+    name) and Unsupported (no libibverbs).
 
     close() fails the batches in flight, stops serving peers, waits until nothing in this
     process touches registered memory (at most a few seconds), and closes the engine's
@@ -153,7 +160,8 @@ class Engine(Handle):
         alive as long. Read-only memory can be read by peers and be the source of writes. location
         names where the memory lives, such as "cpu:0".
         Does not block on the network. Raises TypeError, InvalidArgument (empty, not
-        contiguous), Overlap, NotRegistered (not mapped), Unsupported (GPU memory), QueueFull.
+        contiguous), Overlap, NotRegistered (not mapped), Unsupported (GPU memory), QueueFull,
+        DeviceError (also: the limit of locked memory is too low for the RDMA device).
         """
         where = text(location, "location")
         held = region(memory, length, owner=owner)
@@ -295,6 +303,24 @@ def local_topology_text(devices: str = "") -> str:
     return _text_of(
         lambda out, size, length: _ffi.lib().mc_local_topology(limit, out, size, length)
     )
+
+
+def rdma_ports(devices: str = "") -> dict[str, Any]:
+    """How an engine with these devices, comma separated, and the MC_* variables of now sees
+    the RDMA ports of this host. "" for the devices of MC_TE_FILTERS, else all.
+
+    {"ports": [...], "why": ""}: each port with "device", "port", "state", "mtu", "link_layer",
+    "lid", "gids", "chosen", "used" and "error"; "gids" are those that are set, the best first, with
+    "index", "address", "type", "interface" and the "reason" for its place. "chosen" is the index
+    of the one that peers are told, or None. "used" marks the one port that the engine uses.
+    "error" says why a port cannot be used and what to do. A host without RDMA has no ports,
+    and "why" says what is missing. Opens each device for a moment.
+    """
+    limit = text(devices, "devices")
+    ports: dict[str, Any] = json.loads(
+        _text_of(lambda out, size, length: _ffi.lib().mc_rdma_ports(limit, out, size, length))
+    )
+    return ports
 
 
 def _text_of(call: Callable[[Any, int, Any], int]) -> str:

@@ -72,6 +72,7 @@ static void bad_segment(mc_segment_t bad) {
     int32_t stale;
     FAILS(MC_EHANDLE, "segment", mc_segment_buffer(bad, 0, &at, &length));
     FAILS(MC_EHANDLE, "segment", mc_segment_stale(bad, &stale));
+    FAILS(MC_EHANDLE, "segment", mc_segment_connect(bad, 1000));
     FAILS(MC_EHANDLE, "segment", mc_segment_close(bad));
     out = 77;
     FAILS(MC_EHANDLE, "segment", mc_submit(bad, MC_WRITE, &at, &at, &length, 1, 0, &out));
@@ -152,6 +153,8 @@ static void names(void) {
 static void library(void) {
     char text[4096];
     uint64_t length = 0;
+    FAILS(MC_EINVAL, "out", mc_rdma_ports(NULL, NULL, sizeof text, &length));
+    FAILS(MC_EINVAL, "out_length", mc_rdma_ports(NULL, text, sizeof text, NULL));
     FAILS(MC_EINVAL, "out", mc_local_topology(NULL, NULL, sizeof text, &length));
     FAILS(MC_EINVAL, "out_length", mc_local_topology(NULL, text, sizeof text, NULL));
     FAILS(MC_EINVAL, "no-such-nic",

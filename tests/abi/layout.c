@@ -108,6 +108,8 @@ static void structs(void) {
     FIELD(mc_engine_stats_t, peers_local);
     FIELD(mc_engine_stats_t, messages);
     FIELD(mc_engine_stats_t, batch_ns);
+    FIELD(mc_engine_stats_t, batches_rdma);
+    FIELD(mc_engine_stats_t, bytes_rdma);
     end_struct();
 
     BEGIN(mc_pages_stats_t);

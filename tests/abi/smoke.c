@@ -285,6 +285,8 @@ static void describe(struct pair *p) {
     FAILS(MC_ENOTFOUND, "1", mc_segment_buffer(p->segment, 1, &address, &length));
     OK(mc_segment_stale(p->segment, &stale));
     CHECK(stale == 0, "stale %d", stale);
+    OK(mc_segment_connect(p->segment, 5000));
+    OK(mc_segment_connect(p->segment, -1));
 
     FAILS(MC_EFULL, "", mc_local_topology(NULL, NULL, 0, &length));
     char *text = malloc(length + 1);
@@ -292,6 +294,13 @@ static void describe(struct pair *p) {
     OK(mc_local_topology("", text, length + 1, &length));
     CHECK(strlen(text) == length && strncmp(text, "{\"cpu:0\"", 8) == 0, "topology %s", text);
     free(text);
+
+    /* Whatever this host has: a list, or a reason. */
+    char *ports = malloc(1 << 20);
+    OK(mc_rdma_ports("", ports, 1 << 20, &length));
+    CHECK(strlen(ports) == length && strncmp(ports, "{\"ports\":[", 10) == 0, "ports %s", ports);
+    FAILS(MC_EFULL, "capacity", mc_rdma_ports(NULL, ports, 1, &length));
+    free(ports);
 }
 
 static void control(struct pair *p) {

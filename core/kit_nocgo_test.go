@@ -1,0 +1,7 @@
+//go:build !cgo
+
+package core
+
+const rdmaInBuild = false
+
+func rdmaObjects() []string { return nil }
