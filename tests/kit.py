@@ -168,6 +168,8 @@ def engine_environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MC_")}
     package = str(Path(mooncake.__file__ or "").parents[1])
     kept["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [kept.get("PYTHONPATH")])])
+    if forced := os.environ.get("MC_FORCE_HCA"):
+        kept["MC_FORCE_HCA"] = forced  # the tests are about rdma
     return {**kept, "MC_LOCAL": os.environ.get("MC_LOCAL", "0"), **more}
 
 

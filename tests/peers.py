@@ -31,6 +31,8 @@ class Peer:
     Every call has a deadline. close() ends the process, whatever its state.
     """
 
+    STARTS = 30.0  # seconds, at most
+
     def __init__(
         self,
         host: str = "127.0.0.1",
@@ -55,7 +57,7 @@ class Peer:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.session: str = self.receive(30)["session"]
+            self.session: str = self.receive(self.STARTS)["session"]
         except BaseException:
             self.close()
             raise

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ class UpstreamPeer:
     log receives what upstream prints. close() ends the process, whatever its state.
     """
 
-    def __init__(self, python: Path, log: Path) -> None:
+    def __init__(self, python: Path, log: Path, prefix: Sequence[str] = ()) -> None:
+        """prefix is a command that runs the peer, such as one that does so on another host."""
         self.log = log
         self._log = log.open("wb")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("MC_", "PYTHON"))}
         self.process = subprocess.Popen(
-            [str(python), "-u", str(SCRIPT)],
+            [*prefix, str(python), "-u", str(SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -82,8 +84,8 @@ class UpstreamPeer:
         self.send(op, **arguments)
         return self.receive(timeout)
 
-    def start(self, host: str, env: dict[str, str]) -> dict[str, Any]:
-        answer = self.call("start", host=host, env=env)
+    def start(self, host: str, env: dict[str, str], **more: Any) -> dict[str, Any]:
+        answer = self.call("start", 90.0, host=host, env=env, **more)
         self.session = answer["session"]
         return answer
 

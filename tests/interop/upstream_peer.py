@@ -31,7 +31,7 @@ class Peer:
 
     # -- engine
 
-    def start(self, host, metadata="P2PHANDSHAKE", protocol="tcp", env=None):
+    def start(self, host, metadata="P2PHANDSHAKE", protocol="tcp", env=None, devices=""):
         """Open the engine; env is set first, because upstream reads it at import and later."""
         if self.engine is not None:
             raise RuntimeError("the engine runs already")
@@ -39,7 +39,7 @@ class Peer:
         import mooncake.engine as module
 
         engine = module.TransferEngine()
-        status = engine.initialize(host, metadata, protocol, "")
+        status = engine.initialize(host, metadata, protocol, devices)
         if status != 0:
             raise RuntimeError(f"initialize({host!r}) answered {status}")
         self.module, self.engine, self.host = module, engine, host

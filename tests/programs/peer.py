@@ -2,9 +2,10 @@
 
     peer.py HOST RPC_PORT
 
-PEER_USER, a number, is the user that it becomes first.
+PEER_USER, a number, is the user that it becomes first. PEER_PROTOCOL and PEER_DEVICES are the
+engine's protocol and devices.
 
-Prints {"session": ...}, then one line for each command. Ends at the end of its input.
+Prints {"session": ..., "pid": ...}, then one line for each command. Ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Commands:
         self.engine = engine
         self.arrays: dict[str, np.ndarray] = {}
         self.memories: dict[str, Memory] = {}
+        self.parts: dict[str, list[Memory]] = {}
         self.keep: list[object] = []
         self.segments: dict[str, Segment] = {}
         self.batches: list[Batch] = []
@@ -57,8 +59,22 @@ class Commands:
         self.memories[name] = self.engine.register(self.arrays[name])
         return {}
 
+    def register_parts(self, name: str, offsets: list[int], length: int) -> dict[str, Any]:
+        address = int(self.arrays[name].ctypes.data)
+        ranges = [(address + offset, length) for offset in offsets]
+        self.parts[name] = self.engine.register_many(ranges, owner=self.arrays[name])
+        return {}
+
     def deregister(self, name: str) -> dict[str, Any]:
         self.memories.pop(name).deregister()
+        return {}
+
+    def free(self, name: str) -> dict[str, Any]:
+        if name in self.memories:
+            self.deregister(name)
+        self.engine.deregister_many(self.parts.pop(name, []))
+        array = self.arrays.pop(name)
+        self.keep = [each for each in self.keep if getattr(each, "array", None) is not array]
         return {}
 
     def fill(self, name: str, value: int) -> dict[str, Any]:
@@ -103,8 +119,23 @@ class Commands:
     def notifications(self) -> dict[str, Any]:
         return {"notifications": self.engine.notifications()}
 
+    def reopen(self, devices: str) -> dict[str, Any]:
+        """Close the engine and open another one at the same address. The memory stays, and is not
+        registered."""
+        host, port = self.engine.name, self.engine.rpc_port
+        self.engine.close()
+        for each in (self.memories, self.parts, self.segments, self.batches):
+            each.clear()
+        self.engine = open_engine(host, port, devices)
+        return {"session": self.engine.session}
+
     def stats(self) -> dict[str, Any]:
         return vars(self.engine.stats())
+
+
+def open_engine(host: str, rpc_port: int, devices: str) -> Engine:
+    protocol = os.environ.get("PEER_PROTOCOL")
+    return Engine(host, rpc_port=rpc_port, protocol=protocol, devices=devices)
 
 
 def become(user: int) -> None:
@@ -120,9 +151,9 @@ def main(host: str, rpc_port: str) -> None:
     if user := os.environ.get("PEER_USER"):
         lib(), np.random.default_rng(0)  # while their files can be read
         become(int(user))
-    with Engine(host, rpc_port=int(rpc_port)) as engine:
-        commands = Commands(engine)
-        print(json.dumps({"session": engine.session}), flush=True)
+    commands = Commands(open_engine(host, int(rpc_port), os.environ.get("PEER_DEVICES", "")))
+    try:
+        print(json.dumps({"session": commands.engine.session, "pid": os.getpid()}), flush=True)
         for line in sys.stdin:
             arguments = json.loads(line)
             try:
@@ -131,6 +162,8 @@ def main(host: str, rpc_port: str) -> None:
                 quiet = error.quiet if isinstance(error, MooncakeError) else None
                 answer = {"error": type(error).__name__, "text": str(error), "quiet": quiet}
             print(json.dumps(answer), flush=True)
+    finally:
+        commands.engine.close()
 
 
 if __name__ == "__main__":
