@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from mooncake.replay import kv
+from mooncake.replay import kv, pair
+from mooncake.replay import run as replay_run
 from mooncake.replay.advise import advise
 from mooncake.replay.errors import UsageError
 from mooncake.replay.load import Bad, Request, from_trace, generated, lengths_of
@@ -238,7 +239,8 @@ def test_contents_and_block_lists(plain: bool) -> None:
 
 
 CODE = """
-from mooncake.replay import kv
+from mooncake.replay import kv, pair
+from mooncake.replay import run as replay_run
 print(kv.numpy is None)
 memory = kv.Memory(3, 32, 64, 64, 5)
 pages = [3, 4, 5, 9, 1, 0]
@@ -416,3 +418,40 @@ def test_what_else_counters_tell() -> None:
     for subject in (None, 5, [], {}, {"batches": "x"}, {"schema": "else"}):
         with pytest.raises(ValueError):
             advise(subject)
+
+
+# -- transports
+
+
+def test_rdma_means_rdma_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MC_FORCE_TCP", "1")
+    chosen = plan("--transport", "rdma", "--load-scale", "64").options
+    assert chosen.protocol == "rdma"
+    engine = pair.ours(chosen.transport, chosen.protocol)
+    assert engine.env["MC_FORCE_HCA"] == "1" and engine.env["MC_LOCAL"] == "off"
+    assert "MC_FORCE_TCP" not in engine.env
+    with pytest.raises(UsageError, match="do not go together"):
+        plan("--transport", "rdma", "--protocol", "tcp")
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp", "local"])
+def test_the_protocol_is_tcp_unless_told(transport: str) -> None:
+    chosen = plan("--transport", transport, "--load-scale", "64").options
+    assert chosen.protocol == "tcp"
+
+
+def test_upstream_goes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MC_GID_INDEX", "3")
+    monkeypatch.setenv("MC_SLICE_SIZE", "1")
+    by_nic, by_socket = (pair.upstream(Path("python"), way) for way in ("rdma", "local"))
+    assert by_nic.protocol == by_nic.transport == "rdma"
+    assert by_nic.env["MC_GID_INDEX"] == "3" and "MC_SLICE_SIZE" not in by_nic.env
+    assert "MC_FORCE_TCP" not in by_nic.env
+    assert by_socket.protocol == by_socket.transport == "tcp"
+    assert by_socket.env["MC_FORCE_TCP"] == "1" and "MC_GID_INDEX" not in by_socket.env
+
+
+def test_the_counters_tell_the_transport() -> None:
+    assert replay_run._used({"bytes_local": 0, "bytes_rdma": 5}) == "rdma"
+    assert replay_run._used({"bytes_local": 5, "bytes_rdma": 0}) == "local"
+    assert replay_run._used({"messages": 7}) == "tcp"

@@ -113,7 +113,7 @@ def document(
         parts.append(table.latency(results, chosen))
     if options.details and results.cells:
         parts.append(table.details(results))
-    parts += [targets.report(results), table.legend(results, chosen)]
+    parts += [targets.report(targets.verdicts(results)), table.legend(results, chosen)]
     return "\n\n".join(parts)
 
 

@@ -23,9 +23,13 @@ def facts() -> dict[str, str]:
     }
 
 
+def usable() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(usable())
 
 
 def cpu_model() -> str:

@@ -35,14 +35,17 @@ class Field:
                 self.results.absent[contender.name] = contender.missing
                 continue
             self.progress.line(f"start {contender.name}")
-            kind = Perftest if contender.perftest else Pair
             try:
-                runner = self.runners[contender.name] = kind(contender, self.workspace)
+                runner = self.runners[contender.name] = self.runner(contender)
             except BenchError as error:
                 self.results.absent[contender.name] = self._explained(contender.name, error)
                 continue
             if runner.about:
                 self.results.about[contender.name] = runner.about
+
+    def runner(self, contender: Contender) -> Runner:
+        kind = Perftest if contender.perftest else Pair
+        return kind(contender, self.workspace)
 
     def close(self) -> None:
         for runner in self.runners.values():

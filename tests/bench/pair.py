@@ -37,9 +37,12 @@ class Pair:
     def _start(self, role: str, env: dict[str, str]) -> Process:
         name = f"{self.contender.name.replace(' ', '-')}-{role}.log"
         log = self._logs.enter_context((self.workspace.folder / name).open("w"))
-        process = Process(self.contender.command, env, log)
+        process = Process(self.command(role), env, log)
         self.processes.append(process)
         return process
+
+    def command(self, role: str) -> tuple[str, ...]:
+        return self.contender.command
 
     def aim(self, laid: Laid, threads: int) -> None:
         """Prepare a cell's batches."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from machine import REPOSITORY
@@ -14,6 +15,8 @@ HERE = Path(__file__).resolve().parent
 DRIVERS = HERE / "drivers"
 SOURCES = HERE / "programs"
 NAMES = ("stream", "cma", "copy", "packed", "engine")
+RDMA_NAMES = ("engine", "verbs_loop")
+LIBRARIES = {"verbs_loop": ["-libverbs"]}
 FLAGS = ("-O2", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-pthread")
 
 
@@ -32,20 +35,20 @@ class Programs:
         """Why a program cannot be run; "" if it can."""
         return self.errors.get(name, "")
 
-    def build(self) -> None:
+    def build(self, names: Sequence[str] = NAMES) -> None:
         compiler = os.environ.get("CC") or "gcc"
         if shutil.which(compiler) is None:
-            self.errors = dict.fromkeys(NAMES, f"there is no C compiler {compiler}: set CC")
+            self.errors = dict.fromkeys(names, f"there is no C compiler {compiler}: set CC")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in NAMES:
+        for name in names:
             error = self._compile(compiler, name)
             if error:
                 self.errors[name] = error
 
     def _compile(self, compiler: str, name: str) -> str:
         sources = [SOURCES / "frame.c", SOURCES / f"{name}.c"]
-        link: list[str] = []
+        link = LIBRARIES.get(name, [])
         needs = [*sources, SOURCES / "frame.h"]
         if name == "engine":
             header = REPOSITORY / "capi"
@@ -64,7 +67,12 @@ class Programs:
         )
         if done.returncode != 0:
             fresh.unlink(missing_ok=True)
-            words = done.stderr.strip().splitlines() or ["no message"]
-            return f"{compiler} could not build {name}.c: {words[-1]}"
+            return f"{compiler} could not build {name}.c: {reason(done.stderr)}"
         fresh.replace(out)
         return ""
+
+
+def reason(printed: str) -> str:
+    """The first line of a compiler that says what is wrong, or its last one."""
+    lines = printed.strip().splitlines() or ["no message"]
+    return next((line for line in lines if "error:" in line), lines[-1])

@@ -59,9 +59,17 @@ class Results:
 
     def ratio(self, cell: Cell, ours: str, other: str) -> float | None:
         """Median over the rounds of ours divided by the other's in the same round."""
+        return self._ratio(cell, ours, other, lambda sample: sample.gb_per_second)
+
+    def cpu_ratio(self, cell: Cell, ours: str, other: str) -> float | None:
+        return self._ratio(cell, ours, other, lambda sample: sample.cpu_seconds_per_gib)
+
+    def _ratio(
+        self, cell: Cell, ours: str, other: str, get: Callable[[Sample], float]
+    ) -> float | None:
         speeds = self.cells.get(cell, {})
         pairs = rounds_of_both(speeds.get(ours, {}), speeds.get(other, {}))
-        return median_of(a.gb_per_second / b.gb_per_second for a, b in pairs)
+        return median_of(get(a) / get(b) for a, b in pairs if get(b))
 
     def best(self, cell: Cell, names: Iterable[str]) -> str | None:
         """The one with the highest median."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from contenders import LIMITS_OF_LOCAL, LIMITS_OF_MEMORY, LOCAL, PINGPONG, TCP
@@ -36,9 +36,9 @@ def verdicts(results: Results) -> list[Verdict]:
     return [*of_tcp(results), *of_local(results), *of_latency(results)]
 
 
-def report(results: Results) -> str:
+def report(found: Iterable[Verdict]) -> str:
     rows = [["target", "wanted", "measured", "outcome"]]
-    for each in verdicts(results):
+    for each in found:
         sign = "<=" if each.at_most else ">="
         value = "" if each.value is None else f"{each.value:.2f}"
         outcome = f"{each.outcome}: {each.note}" if each.note else each.outcome

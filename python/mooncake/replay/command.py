@@ -56,7 +56,7 @@ def _passes(plan: Plan) -> int:
             _say(f"{about['engine']}: without numpy, filling and comparing took longer")
     used = found.engines[0]["transport"]
     if options.transport == "local" and used != "local":
-        _say("the bytes went over tcp: the processes could not reach each other in memory")
+        _say(f"the bytes went over {used}: the processes could not reach each other in memory")
     print()
     print(report.table(found.passes, options.verify))
     print(

@@ -143,6 +143,9 @@ class PassResult:
         for point in thinned(self.points):
             found.append({
                 "at_seconds": round(point.at, 3),
+                "bytes": point.bytes,
+                "seconds": point.seconds,
+                "runs": point.runs * self.buffers,
                 "moved": round((moved + point.bytes / 2) / self.bytes, 4),
                 "goodput_mb_per_s": point.bytes / point.seconds / 1e6 if point.seconds else 0.0,
                 "mean_run_tokens": point.tokens / point.runs if point.runs else 0.0,

@@ -110,11 +110,16 @@ def _transfer(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--transport",
-        choices=["auto", "tcp", "local"],
+        choices=["auto", "tcp", "local", "rdma"],
         default="tcp",
-        help="tcp; local: in memory, on one host; auto: the engine's choice (tcp)",
+        help="tcp; local: in memory, on one host; rdma: through this host's RDMA port, also "
+        "between its own processes; auto: the engine's choice (tcp)",
     )
-    add("--protocol", choices=["tcp", "rdma"], default="tcp", help="asked of the engine (tcp)")
+    add(
+        "--protocol",
+        choices=["tcp", "rdma"],
+        help="asked of the engine (rdma with --transport rdma, else tcp)",
+    )
     add(
         "--api",
         choices=["blocks", "pages", "groups"],
@@ -218,6 +223,7 @@ def plan_of(options: argparse.Namespace, report: Callable[[str], None]) -> Plan:
     """What the options come to. report gets a line for each bad line that is skipped. Raises
     UsageError."""
     scale = options.load_scale
+    options.protocol = _protocol(options)
     options.requests = options.requests or max(1, _REQUESTS // scale)
     options.running = options.running or max(1, _RUNNING // scale)
     sizes = _numbers(options.page_size)
@@ -254,6 +260,14 @@ def plan_of(options: argparse.Namespace, report: Callable[[str], None]) -> Plan:
         options, requests, capacities, shape, _upstream(options), rates,
         [shape.statement] if shape.statement else [],
     )  # fmt: skip
+
+
+def _protocol(options: argparse.Namespace) -> str:
+    fitting = "rdma" if options.transport == "rdma" else "tcp"
+    chosen: str = options.protocol or fitting
+    if options.transport == "rdma" and chosen != "rdma":
+        raise UsageError("--transport rdma and --protocol tcp do not go together")
+    return chosen
 
 
 def _numbers(text: str) -> list[int]:

@@ -29,12 +29,13 @@ from mooncake_replay import worker
 sys.exit(worker.main())
 """
 # Upstream's best mode over tcp.
-_UPSTREAM_ENV = {
+_UPSTREAM_TCP = {
     "MC_FORCE_TCP": "1",
-    "MC_LOG_LEVEL": "ERROR",
     "MC_TCP_ENABLE_CONNECTION_POOL": "1",
     "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "65535",
 }
+# What says how to reach the network holds for both engines.
+_NETWORK = ("MC_GID_INDEX", "MC_IB_", "MC_MTU", "MC_TE_FILTERS")
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Engine:
     command: tuple[str, ...]
     env: dict[str, str]
     protocol: str
+    transport: str = ""  # the one it must use, as it cannot be asked which it did use
 
 
 def ours(transport: str, protocol: str) -> Engine:
-    """This package. transport: tcp, local, or auto for what it chooses."""
+    """This package. transport: tcp, local, rdma, or auto for what it chooses."""
     env = with_package(os.environ)
     if transport == "tcp":
         env["MC_FORCE_TCP"] = "1"
@@ -56,16 +58,26 @@ def ours(transport: str, protocol: str) -> Engine:
         env.pop("MC_FORCE_TCP", None)
         if env.get("MC_LOCAL", "").lower() in ("0", "off"):
             del env["MC_LOCAL"]
+    elif transport == "rdma":
+        env.pop("MC_FORCE_TCP", None)
+        env.update({"MC_FORCE_HCA": "1", "MC_LOCAL": "off"})
     command = (sys.executable, "-m", "mooncake.replay.worker")
     return Engine("ours", command, env, protocol)
 
 
-def upstream(python: Path) -> Engine:
-    """Upstream's wheel, with its own interpreter."""
+def upstream(python: Path, transport: str) -> Engine:
+    """Upstream's wheel, with its own interpreter: over rdma, or tcp for every other transport."""
     folder = Path(__file__).parent
     code = _BOOTSTRAP.format(init=str(folder / "__init__.py"), folder=str(folder))
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MC_", "PYTHON"))}
-    return Engine("upstream", (str(python), "-c", code), {**kept, **_UPSTREAM_ENV}, "tcp")
+    by_nic = transport == "rdma"
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("MC_", "PYTHON")) or (by_nic and k.startswith(_NETWORK))
+    }
+    env = {**kept, "MC_LOG_LEVEL": "ERROR", **({} if by_nic else _UPSTREAM_TCP)}
+    used = "rdma" if by_nic else "tcp"
+    return Engine("upstream", (str(python), "-c", code), env, used, used)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ def engines_of(plan: Plan) -> list[Engine]:
     options = plan.options
     found = [ours(options.transport, options.protocol)]
     if plan.upstream is not None:
-        found.append(upstream(plan.upstream))
+        found.append(upstream(plan.upstream, options.transport))
     return found
 
 
@@ -110,12 +110,19 @@ def replay(
     return found
 
 
+def _used(counters: Mapping[str, int]) -> str:
+    """The transport of the engine's bytes."""
+    for name in ("local", "rdma"):
+        if counters.get(f"bytes_{name}", 0):
+            return name
+    return "tcp"
+
+
 def _about(pair: Pair) -> dict[str, Any]:
     counters = pair.stats()
-    local = counters.get("bytes_local", 0)
     return {
         "engine": pair.engine.name,
-        "transport": "local" if local else "tcp",
+        "transport": pair.engine.transport or _used(counters),
         "numpy": pair.numpy,
         "register_seconds": pair.register_seconds,
         "counters": counters,

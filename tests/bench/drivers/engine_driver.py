@@ -30,7 +30,8 @@ class EngineDriver(Driver):
         from mooncake.engine import TransferEngine
 
         engine = self.engines[role] = TransferEngine()
-        succeeded("initialize", engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", ""))
+        protocol = os.environ.get("BENCH_PROTOCOL", "tcp")
+        succeeded("initialize", engine.initialize("127.0.0.1", "P2PHANDSHAKE", protocol, ""))
         succeeded("register_memory", engine.register_memory(region.address, region.size))
         return f"127.0.0.1:{engine.get_rpc_port()}@{region.address}"
 
