@@ -32,10 +32,10 @@ LDFLAGS = -X=runtime.godebugDefault=invalidptr=0 -extldflags '"-Wl,--version-scr
 PYFILES = $(shell find python -name '*.py' -o -name py.typed) $(wildcard pyproject.toml README.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lib check vet fmt race nocgo fuzz abi pytest upstream interop sglang demo test bench clean
+.PHONY: help setup lib check vet fmt race nocgo fuzz abi pytest upstream interop sglang test-rdma demo test bench bench-rdma clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## check for compilers and Python; as root install what is missing
 	@$(TOOLS)/setup.sh build
@@ -85,7 +85,7 @@ $(VENV)/tests-installed: $(VENV)/installed tests/requirements.txt
 	@touch $@
 
 pytest: $(VENV)/tests-installed ## the Python tests, against the installed package
-	$(VENV)/bin/python -m pytest tests --ignore=tests/interop --ignore=tests/serving -q -ra --timeout=120 $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest tests --ignore=tests/interop --ignore=tests/serving --ignore=tests/roce -q -ra --timeout=120 $(PYTEST_ARGS)
 
 upstream: ## install upstream's wheels, each into a virtual environment of its own
 	@$(TOOLS)/setup.sh upstream
@@ -103,6 +103,15 @@ sglang: lib ## the integration of sglang, with its releases' sources and torch
 	@rm -rf build/lib build/bdist.*
 	$(SGLANG)/bin/python -m pytest tests/serving -q -ra --timeout=120 $(PYTEST_ARGS)
 
+# The suites that run on the emulated hosts, each tests/roce/suites/NAME.sh. ROCE_LONG=1
+# runs the long variants of tests too.
+ROCE_SUITES ?= links go engine
+test-rdma: $(VENV)/tests-installed ## suites on two emulated hosts with soft-RoCE (ROCE_SUITES, ROCE_LONG=1)
+	@$(TOOLS)/setup.sh rdma
+	@$(TOOLS)/setup.sh upstream
+	@$(TOOLS)/upstream.sh build/venv-upstream $(UPSTREAM_V2)
+	@tests/roce/run.sh build/roce $(ROCE_SUITES)
+
 demo: setup ## on a fresh checkout: build, install with pip, and replay the incident and its cure (DEMO_ARGS)
 	@$(MAKE) --no-print-directory $(VENV)/bench-installed
 	$(VENV)/bin/mooncake replay --page-size 1,64 --allocator fifo,runs --load-scale 8 --json build/demo.json \
@@ -110,7 +119,7 @@ demo: setup ## on a fresh checkout: build, install with pip, and replay the inci
 	$(VENV)/bin/mooncake advise build/demo.json
 
 test: ## on a fresh checkout: everything above, a short demo, and a summary
-	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop sglang "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
+	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop sglang test-rdma "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
 
 $(VENV)/bench-installed: $(VENV)/installed tests/bench/requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt \
@@ -123,6 +132,14 @@ bench: setup ## ours beside upstream's wheel, NIXL, UCX and the machine's limits
 	@$(TOOLS)/nixl.sh build/venv-nixl tests/bench/nixl-requirements.txt
 	@$(TOOLS)/ucx.sh
 	$(VENV)/bin/python tests/bench/bench.py $(BENCH_ARGS)
+
+bench-rdma: setup ## rdma on a software NIC and on emulated hosts, beside a bare loop, upstream and ib_write_bw (BENCH_ARGS)
+	@$(TOOLS)/setup.sh rdma
+	@$(MAKE) --no-print-directory $(VENV)/bench-installed
+	@$(TOOLS)/setup.sh upstream
+	@$(TOOLS)/upstream.sh build/venv-upstream $(UPSTREAM_V2)
+	@tests/softnic/build.sh build/softnic
+	$(VENV)/bin/python tests/bench/bench_rdma.py $(BENCH_ARGS)
 
 clean: ## remove everything that was built
 	rm -rf build $(LIB) python/mooncake/libmooncake.h python/*.egg-info .pytest_cache

@@ -39,6 +39,7 @@ def test_closed_and_foreign_handles(world: World) -> None:
         "segment": [
             lambda h: c.mc_segment_buffer(h, 0, byref(out), byref(out)),
             lambda h: c.mc_segment_stale(h, byref(number)),
+            lambda h: c.mc_segment_connect(h, 100),
             c.mc_segment_close,
             lambda h: c.mc_submit(h, 1, a, b, n, 1, 0, byref(out)),
             lambda h: c.mc_transfer(h, 1, a, b, n, 1, 0, -1, None, byref(out)),
@@ -74,6 +75,7 @@ def test_null_out_pointers(world: World) -> None:
         (lambda: c.mc_engine_session(w.engine, None, 64, byref(out)), "out"),
         (lambda: c.mc_engine_stats(w.engine, None), "out"),
         (lambda: c.mc_local_topology(None, room, 64, None), "out_length"),
+        (lambda: c.mc_rdma_ports(None, room, 64, None), "out_length"),
         (lambda: c.mc_register(w.engine, free, PAGE, None, None), "out"),
         (lambda: c.mc_register_batch(w.engine, array(free), array(PAGE), 1, None, None), "out"),
         (lambda: c.mc_register_batch(w.engine, None, n, 1, None, byref(out)), "addresses"),

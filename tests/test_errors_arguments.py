@@ -50,6 +50,7 @@ def test_small_buffers_for_text(world: World) -> None:
         assert length.value == len(name)
         assert room.raw[:300] == b"\xee" * 300
         refused(c.mc_local_topology(None, room, capacity, byref(length)), "MC_EFULL", "capacity")
+        refused(c.mc_rdma_ports(None, room, capacity, byref(length)), "MC_EFULL", "capacity")
     refused(c.mc_engine_session(world.engine, None, 0, byref(length)), "MC_EFULL")
     assert c.mc_engine_session(world.engine, room, len(name) + 1, byref(length)) == 0
     assert room.raw[: len(name) + 2] == name + b"\0\xee"

@@ -238,6 +238,8 @@ calls = [
     lambda: drop_in.register_memory(4096, 4096),
     lambda: drop_in.transfer_sync_write("127.0.0.1:15000", 4096, 4096, 8),
     lambda: mooncake.local_topology(),
+    lambda: mooncake.rdma_ports(),
+    segment.connect,
 ]
 sys.stdout.flush()
 pid = os.fork()

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Makes sure that what the Makefile needs from the system is there:
 #
-#   setup.sh build       compilers, Go, Python
+#   setup.sh build       compilers, Go, Python, the headers of libibverbs
 #   setup.sh upstream    the shared libraries that upstream's wheels need
+#   setup.sh rdma        the emulator and tools of the RoCE lab (tests/roce)
 #
 # As root on Debian and Ubuntu it installs missing packages with apt-get, otherwise it
-# prints what to run and fails. The libraries of upstream's wheels only serve tests:
-# where they cannot be installed it fails only if MC_REQUIRE contains interop.
+# prints what to run and fails. What only serves tests, upstream's wheels and the lab, may be
+# missing: then it fails only if MC_REQUIRE contains interop, or rdma.
 # Environment: PYTHON, GO, CC, CXX, MC_REQUIRE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -55,9 +56,12 @@ check_python() {
 check_build() {
     compiles "$cc" c stdio.h || { missing gcc "a C compiler" && missing libc6-dev "C headers"; }
     compiles "$cxx" c++ vector || missing g++ "a C++17 compiler"
+    # Only its headers are needed to build: the library is loaded where there is one.
+    compiles "$cc" c infiniband/verbs.h || missing libibverbs-dev "the headers of libibverbs"
     command -v make >/dev/null || missing make make
     command -v nm >/dev/null || missing binutils nm
     command -v cmp >/dev/null || missing diffutils cmp
+    compiles "$cc" c infiniband/verbs.h || missing libibverbs-dev "the headers of libibverbs"
     # Go fetches modules over https and trusts the system's certificates.
     [ -n "$(find /etc/ssl/certs /etc/pki/tls/certs -name '*.crt' -o -name '*.pem' 2>/dev/null | head -n 1)" ] ||
         missing ca-certificates "root certificates"
@@ -71,6 +75,18 @@ check_upstream() {
     for pair in libibverbs.so.1:libibverbs1 libnuma.so.1:libnuma1 libcurl.so.4:libcurl4 libstdc++.so.6:libstdc++6; do
         grep -qF "${pair%%:*} " <<<"$known" || missing "${pair##*:}" "${pair%%:*}, which upstream's wheels load"
     done
+}
+
+check_rdma() {
+    local path=$PATH:/sbin:/usr/sbin
+    for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod rdma:iproute2 \
+        ibv_devinfo:ibverbs-utils ib_write_bw:perftest; do
+        PATH=$path command -v "${pair%%:*}" >/dev/null || missing "${pair##*:}" "${pair%%:*}, for the RoCE lab"
+    done
+    # Its package only recommends it.
+    [ -e /usr/share/seabios/bios-256k.bin ] || missing seabios "the emulator's BIOS, for the RoCE lab"
+    [ -n "$(find /usr/lib /usr/lib64 -name 'librxe-rdmav*.so' 2>/dev/null | head -n 1)" ] ||
+        missing ibverbs-providers "the verbs library of soft-RoCE, for the RoCE lab"
 }
 
 # The Go of the distribution is worth installing only if it can fetch a newer one.
@@ -99,7 +115,7 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y "${packages[@]}" >/dev/null
 }
 
-required() { [[ ",${MC_REQUIRE:-}," == *interop* ]]; }
+required() { [[ ",${MC_REQUIRE:-}," == *$1* ]]; }
 
 case ${1:-} in
 build)
@@ -114,12 +130,20 @@ upstream)
     check_upstream
     [ ${#packages[@]} -eq 0 ] && exit 0
     if ! install; then
-        if required; then exit 1; fi
+        if required interop; then exit 1; fi
         echo "setup: going on without; the interop tests will be skipped"
     fi
     ;;
+rdma)
+    check_rdma
+    [ ${#packages[@]} -eq 0 ] && exit 0
+    if ! install; then
+        if required rdma; then exit 1; fi
+        echo "setup: going on without; the RoCE lab will be skipped"
+    fi
+    ;;
 *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
