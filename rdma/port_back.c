@@ -32,9 +32,8 @@ static void read_back(struct mcp_queue *q, struct mcp_ticket *t, uint64_t remote
         .length = 1,
         .lkey = config->back_lkey,
         .rkey = rkey,
-        .joins = JOINS_READ_BACK,
     };
-    port_append(q, t, &piece);
+    port_append(q, t, &piece, true);
 }
 
 /* Places read-backs where there is room; the rest stays in touched. Returns the bits of

@@ -58,8 +58,8 @@ void mcp_lane_abandon(struct mcp_lane *lane) {
     for (uint32_t i = 0; i < lane->count; i++) {
         struct mcp_queue *q = &lane->queues[i];
         q->failed = true;
-        atomic_store_explicit(&q->retired, atomic_load_explicit(&q->posted, memory_order_acquire),
-                              memory_order_release);
+        q->retiring = atomic_load_explicit(&q->posted, memory_order_acquire);
+        atomic_store_explicit(&q->retired, q->retiring, memory_order_release);
     }
     port_leave(port);
     pump_all(lane);
@@ -75,37 +75,50 @@ void mcp_lane_failure(struct mcp_lane *lane, struct mcp_failure *out) {
 static uint32_t undelivered(const struct mcp_queue *q) {
     if (q->delivered == atomic_load_explicit(&q->posted, memory_order_acquire))
         return atomic_load_explicit(&q->next, memory_order_acquire);
-    return q->slots[q->delivered & q->slot_mask].first;
+    return q->firsts[q->delivered & q->slot_mask];
 }
 
-static void report(const struct mcp_queue *q, uint32_t index, struct mcp_undone *out) {
-    const struct entry *e = &q->ring[index & q->ring_mask];
-    uint32_t next = atomic_load_explicit(&q->next, memory_order_relaxed);
+/* The load that a piece is in, looked for from the newest on: older ones may have been
+ * overwritten, those of pieces that were not delivered not. */
+static uint32_t load_with(const struct mcp_queue *q, uint32_t piece) {
+    uint32_t load = q->fed_loads;
+    for (uint32_t n = 0; n <= q->ring_mask; n++, load--)
+        if (!is_before(piece, q->loads[(load - 1) & q->ring_mask].end))
+            break;
+    return load;
+}
+
+static void report(const struct mcp_queue *q, const struct load *load, uint32_t index, struct mcp_undone *out) {
     *out = (struct mcp_undone){
-        .piece = e->piece,
-        .ticket = e->ticket,
-        .ticket_id = e->ticket->id,
-        .posted = (int32_t)(index - next) < 0,
-        .read_back = (e->piece.joins & JOINS_READ_BACK) != 0,
+        .piece = q->ring[index & q->ring_mask],
+        .ticket = load->ticket,
+        .ticket_id = load->ticket->id,
+        .posted = is_before(index, atomic_load_explicit(&q->next, memory_order_relaxed)),
+        .read_back = load->back,
     };
-    out->piece.joins &= MCP_JOINS_LOCAL | MCP_JOINS_REMOTE;
+    out->piece.joins = 0;
 }
 
 /* Goes on where the last call ended. By one caller, after the lane told that it broke. */
 size_t mcp_lane_undone(struct mcp_lane *lane, struct mcp_undone *out, size_t max) {
     size_t n = 0;
-    while (lane->undone_queue < lane->count && n < max) {
+    for (; lane->undone_queue < lane->count; lane->undone_queue++, lane->undone_begun = false) {
         const struct mcp_queue *q = &lane->queues[lane->undone_queue];
-        if (!lane->undone_begun)
-            lane->undone_index = undelivered(q);
-        lane->undone_begun = true;
         uint32_t fed = atomic_load_explicit(&q->fed, memory_order_acquire);
-        for (; lane->undone_index != fed && n < max; lane->undone_index++)
-            if (q->ring[lane->undone_index & q->ring_mask].ticket != NULL)
-                report(q, lane->undone_index, &out[n++]);
-        if (lane->undone_index == fed) {
-            lane->undone_queue++;
-            lane->undone_begun = false;
+        if (!lane->undone_begun) {
+            lane->undone_index = undelivered(q);
+            lane->undone_load = lane->undone_index == fed ? 0 : load_with(q, lane->undone_index);
+            lane->undone_begun = true;
+        }
+        while (lane->undone_index != fed) {
+            const struct load *load = &q->loads[lane->undone_load & q->ring_mask];
+            for (; is_before(lane->undone_index, load->dropped); lane->undone_index++) {
+                if (n == max)
+                    return n;
+                report(q, load, lane->undone_index, &out[n++]);
+            }
+            lane->undone_index = load->end;
+            lane->undone_load++;
         }
     }
     return n;

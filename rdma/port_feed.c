@@ -52,26 +52,36 @@ static struct mcp_queue *least(struct span span) {
     return best;
 }
 
-/* How a piece that is fed as the first of several goes on from the one fed before it. */
-static uint32_t joins(const struct mcp_queue *q, const struct mcp_ticket *t, const struct mcp_piece *piece) {
-    if (q->tail_ticket != t)
-        return 0;
-    return (q->tail_local == piece->local && q->tail_lkey == piece->lkey ? MCP_JOINS_LOCAL : 0) |
-           (q->tail_remote == piece->remote && q->tail_rkey == piece->rkey ? MCP_JOINS_REMOTE : 0);
-}
-
-static void remember_tail(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece) {
-    q->tail_ticket = t;
-    q->tail_local = piece->local + piece->length;
-    q->tail_remote = piece->remote + piece->length;
-    q->tail_lkey = piece->lkey;
-    q->tail_rkey = piece->rkey;
-}
-
-/* Makes n entries behind the last visible to the holder of the gate. */
-static void publish(struct mcp_queue *q, uint32_t n, uint64_t work) {
+/* Makes the pieces that were copied behind the last ones visible to the holder of the
+ * gate. */
+static void publish(struct mcp_queue *q, struct load load, uint32_t fed, uint64_t work) {
+    q->loads[q->fed_loads++ & q->ring_mask] = load;
     q->fed_work += work;
-    atomic_store_explicit(&q->fed, atomic_load_explicit(&q->fed, memory_order_relaxed) + n, memory_order_release);
+    atomic_store_explicit(&q->fed, fed, memory_order_release);
+}
+
+/* How many pieces from the front q may get: that is what there is room for, or, where
+ * queues share, as many as keep them level. bytes: of these. */
+static uint32_t portion(const struct mcp_queue *q, const struct mcp_piece *pieces, size_t count, bool share,
+                        uint64_t *bytes) {
+    uint32_t n = 0, most = room_of(q);
+    uint64_t enough = share ? SHARE_BYTES : UINT64_MAX, sum = 0;
+    if (share && most > SHARE_PIECES)
+        most = SHARE_PIECES;
+    if (count < most)
+        most = (uint32_t)count;
+    while (n < most && sum < enough && pieces[n].length <= MCP_LONGEST)
+        sum += pieces[n++].length;
+    *bytes = sum;
+    return n;
+}
+
+static void copy(struct mcp_queue *q, uint32_t to, const struct mcp_piece *pieces, uint32_t n) {
+    uint32_t at = to & q->ring_mask, straight = q->ring_mask + 1 - at;
+    if (straight > n)
+        straight = n;
+    memcpy(&q->ring[at], pieces, straight * sizeof *pieces);
+    memcpy(q->ring, pieces + straight, (n - straight) * sizeof *pieces);
 }
 
 enum { TOO_LONG = -1, CLOSED = -2, BROKEN = -3 };
@@ -79,26 +89,17 @@ enum { TOO_LONG = -1, CLOSED = -2, BROKEN = -3 };
 /* Copies pieces from the front into q, which has room. Returns how many, or why none. */
 static int64_t append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *pieces, size_t count,
                       bool share) {
-    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed), n = 0, room = room_of(q);
-    uint64_t bytes = 0, enough = share ? SHARE_BYTES : UINT64_MAX;
-    if (share && room > SHARE_PIECES)
-        room = SHARE_PIECES;
-    if (count < room)
-        room = (uint32_t)count;
-    while (n < room && bytes < enough && pieces[n].length <= MCP_LONGEST) {
-        struct entry *e = &q->ring[(fed + n) & q->ring_mask];
-        e->piece = pieces[n];
-        e->ticket = t;
-        bytes += pieces[n++].length;
-    }
+    uint64_t bytes;
+    uint32_t n = portion(q, pieces, count, share, &bytes);
+    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed);
     if (n == 0)
         return TOO_LONG;
+    copy(q, fed, pieces, n);
     if (!port_ticket_count(t, n)) /* before anybody can retire them */
         return CLOSED;
-    q->ring[fed & q->ring_mask].piece.joins = joins(q, t, pieces);
-    remember_tail(q, t, &pieces[n - 1]);
     port_touch(q, t, &pieces[n - 1]);
-    publish(q, n, bytes + (uint64_t)n * PIECE_WEIGHT);
+    fed += n;
+    publish(q, (struct load){.ticket = t, .end = fed, .dropped = fed}, fed, bytes + (uint64_t)n * PIECE_WEIGHT);
     return n;
 }
 
@@ -125,15 +126,14 @@ void port_room(struct mcp_queue *q) {
         port_event(q->lane->port, &q->lane->node, MCP_LANE_ROOM);
 }
 
-/* Puts one entry behind the last of q, which has room. Under feeding. */
-void port_append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece) {
-    struct entry *e = &q->ring[atomic_load_explicit(&q->fed, memory_order_relaxed) & q->ring_mask];
-    bool back = piece->joins & JOINS_READ_BACK;
-    e->piece = *piece;
-    e->piece.joins = back ? JOINS_READ_BACK : joins(q, t, piece);
-    e->ticket = t;
-    remember_tail(q, back ? NULL : t, piece);
-    publish(q, 1, work_of(&e->piece));
+/* Puts one piece behind the last of q, which has room, and does not count it. Under
+ * feeding. */
+void port_append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece, bool back) {
+    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed);
+    copy(q, fed, piece, 1);
+    fed++;
+    publish(q, (struct load){.ticket = t, .end = fed, .dropped = fed, .back = back}, fed,
+            PIECE_WEIGHT + (back ? 0 : piece->length));
 }
 
 bool port_has_room(const struct mcp_queue *q) { return room_of(q) != 0; }
@@ -237,7 +237,7 @@ static size_t again(struct mcp_lane *lane, const struct mcp_undone *in, size_t c
             q = least(queues_for(lane, t, MCP_BULK));
         if (q == NULL)
             break;
-        port_append(q, t, &in[n].piece);
+        port_append(q, t, &in[n].piece, false);
         port_touch(q, t, &in[n].piece);
         *fed |= 1u << q->index;
     }

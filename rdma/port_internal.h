@@ -20,53 +20,62 @@
 #include <time.h>
 
 #define LINE 64
-#define CHAIN 32         /* work requests of one doorbell */
-#define SIGNAL_EVERY 32  /* work requests of one completion, at most */
+#define CHAIN 32         /* work requests of one doorbell; only the last is signalled */
 #define CQES 64          /* completions of one look */
 #define PIECE_WEIGHT 512 /* what a work request costs besides its bytes, in bytes */
 
-/* Besides the joins of the caller: a read of the last byte that was written. */
-#define JOINS_READ_BACK 4u
-
-struct entry { /* a piece in a ring */
-    struct mcp_piece piece;
-    struct mcp_ticket *ticket; /* NULL: dropped, its ticket no longer counts it */
+struct load { /* pieces that were fed together, from the end of the load before */
+    struct mcp_ticket *ticket;
+    uint32_t end;
+    uint32_t dropped; /* from here on its ticket does not count them any more */
+    bool back;        /* the one piece is a read-back */
 };
 
-struct slot { /* a work request in flight */
-    struct mcp_ticket *ticket; /* NULL: it only retires those before it */
+struct run { /* requests in flight of one ticket, from the end of the run before */
+    struct mcp_ticket *ticket; /* NULL: one that only retires those before it */
     uint64_t bytes;            /* 0 for a read-back */
-    uint32_t first;            /* index of its first piece */
     uint32_t pieces;
-    uint32_t read; /* 1 for a READ */
-    uint32_t signalled;
+    bool read;
+    _Atomic uint32_t end; /* a sequence number; atomic because of port_take_back */
 };
 
-/* A queue pair's send queue and the ring that feeds it. Indices and sequence numbers
- * count on and wrap; pieces: freed <= next <= fed, requests: retired <= posted. */
+struct chain { /* requests that are posted together */
+    uint32_t seq, count;
+    uint32_t load, runs; /* what they were when it was begun */
+};
+
+/*
+ * A queue pair's send queue and the ring that feeds it. Indices and sequence numbers count
+ * on and wrap; pieces: freed <= next <= fed, requests: delivered <= retired <= posted. A
+ * ring has as many loads as pieces, for none is empty; there are as many runs and firsts
+ * as requests may be in flight.
+ */
 struct mcp_queue {
     /* Fixed. */
     struct mcp_lane *lane;
     struct ibv_qp *qp;
-    struct entry *ring;
-    struct slot *slots;
+    struct mcp_piece *ring;
+    struct load *loads;
+    struct run *runs;
+    uint32_t *firsts;        /* the first piece of each request */
     struct ibv_send_wr *wrs; /* CHAIN of them, linked */
     uint64_t id;             /* upper half of its wr_ids */
     uint32_t ring_mask, slot_mask;
     uint32_t place; /* in the table */
     uint32_t depth, index, qp_number;
-    uint32_t chain, signal_every;
+    uint32_t chain; /* at most CHAIN */
 
     /* Of feeders. */
     _Alignas(LINE) _Atomic uint32_t fed;
-    uint32_t tail_rkey, tail_lkey;
-    struct mcp_ticket *tail_ticket; /* of the piece fed last, with its ends */
-    uint64_t tail_local, tail_remote;
+    uint32_t fed_loads;
     uint64_t fed_work;
 
     /* Of the holder of the gate. */
     _Alignas(LINE) struct gate gate;
     _Atomic uint32_t next;
+    uint32_t load;           /* that next is in */
+    uint32_t posted_runs;
+    uint32_t requests, doorbells; /* not yet in the port's totals */
     _Atomic uint32_t posted; /* of the retiring side only an upper bound, see port_post.c */
     _Atomic uint32_t freed;
     _Atomic uint64_t dropped_work;
@@ -80,7 +89,9 @@ struct mcp_queue {
 
     /* Of the holder of port->polling. */
     _Alignas(LINE) _Atomic uint32_t retired;
-    uint32_t delivered; /* differs from retired after an error */
+    uint32_t retiring;  /* what retired becomes once the tickets are told */
+    uint32_t delivered; /* differs after an error */
+    uint32_t retired_runs;
     _Atomic uint32_t reads_retired;
     _Atomic uint64_t retired_work;
     bool failed, touched;
@@ -113,7 +124,7 @@ struct mcp_lane {
     _Atomic uint32_t failure_taken, failure_known;
     struct mcp_failure failure;
 
-    uint32_t undone_queue, undone_index; /* where mcp_lane_undone goes on */
+    uint32_t undone_queue, undone_load, undone_index; /* where mcp_lane_undone goes on */
     bool undone_begun;
     struct mcp_lane *pooled;
 };
@@ -151,7 +162,12 @@ struct mcp_ticket {
     } last[MCP_MAX_QUEUES];
 };
 
-struct totals { /* relaxed, raised once for each chain or look */
+struct credit { /* what is delivered of a ticket and not yet told it */
+    struct mcp_ticket *ticket;
+    uint64_t bytes, pieces;
+};
+
+struct totals { /* relaxed */
     _Atomic uint64_t work_requests, doorbells, completions, bytes, pieces, wakeups;
     _Atomic uint64_t partial_posts, refused_posts, stray_completions, errors;
 };
@@ -175,6 +191,7 @@ struct mcp_port {
     uint16_t *generations;
     uint32_t slots;
     uint64_t promised; /* sum of depths of the open lanes */
+    struct credit credit;
     struct ibv_wc wcs[CQES];
 
     _Alignas(LINE) pthread_mutex_t events;
@@ -193,6 +210,11 @@ static inline void count(_Atomic uint64_t *total, uint64_t n) {
     atomic_fetch_add_explicit(total, n, memory_order_relaxed);
 }
 
+/* For what only one thread at a time writes. */
+static inline void raise_by(_Atomic uint64_t *total, uint64_t n) {
+    atomic_store_explicit(total, atomic_load_explicit(total, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
 static inline uint64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -203,9 +225,15 @@ static inline bool is_broken(struct mcp_lane *lane) {
     return atomic_load_explicit(&lane->broken, memory_order_acquire);
 }
 
-/* What a piece weighs when the least loaded queue is looked for. */
-static inline uint64_t work_of(const struct mcp_piece *piece) {
-    return PIECE_WEIGHT + (piece->joins & JOINS_READ_BACK ? 0 : piece->length);
+/* Which of two numbers that wrap comes first. */
+static inline bool is_before(uint32_t a, uint32_t b) { return (int32_t)(a - b) < 0; }
+
+/* The pieces [from, to) of a ring. */
+static inline uint64_t bytes_of(const struct mcp_queue *q, uint32_t from, uint32_t to) {
+    uint64_t bytes = 0;
+    for (; from != to; from++)
+        bytes += q->ring[from & q->ring_mask].length;
+    return bytes;
 }
 
 /* port_post.c */
@@ -213,10 +241,16 @@ void port_calm(struct mcp_queue *q);
 void port_pump(struct mcp_queue *q);
 void port_let_go(struct mcp_queue *q);
 
+/* port_chain.c */
+struct chain port_chain(struct mcp_queue *q, uint32_t seq, uint32_t room);
+struct chain port_tail(struct mcp_queue *q, uint32_t seq);
+struct mcp_failure port_failed(const struct mcp_queue *q, uint32_t run, uint32_t seq);
+void port_take_back(struct mcp_queue *q, const struct chain *chain, uint32_t accepted);
+
 /* port_feed.c */
 void port_room(struct mcp_queue *q);
 bool port_has_room(const struct mcp_queue *q);
-void port_append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece);
+void port_append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece, bool back);
 void port_pump_some(struct mcp_lane *lane, uint32_t bits);
 
 /* port_back.c */

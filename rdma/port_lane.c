@@ -26,10 +26,14 @@ static void free_queue(struct mcp_queue *q) {
     if (q->wrs != NULL)
         free(q->wrs[0].sg_list);
     free(q->wrs);
-    free(q->slots);
+    free(q->firsts);
+    free(q->runs);
+    free(q->loads);
     free(q->ring);
     q->wrs = NULL;
-    q->slots = NULL;
+    q->firsts = NULL;
+    q->runs = NULL;
+    q->loads = NULL;
     q->ring = NULL;
 }
 
@@ -63,13 +67,14 @@ static int make_queue(struct mcp_queue *q, struct mcp_lane *lane, struct ibv_qp 
     q->qp_number = qp->qp_num;
     q->index = index;
     q->depth = config->depth;
-    q->chain = config->depth < CHAIN ? config->depth : CHAIN;
-    q->signal_every = config->depth / 2 < SIGNAL_EVERY ? (config->depth + 1) / 2 : SIGNAL_EVERY;
+    q->chain = (config->depth + 1) / 2 < CHAIN ? (config->depth + 1) / 2 : CHAIN;
     q->ring_mask = config->ring - 1;
     q->slot_mask = slots - 1;
     q->ring = zeroed(config->ring, sizeof *q->ring);
-    q->slots = zeroed(slots, sizeof *q->slots);
-    if (q->ring == NULL || q->slots == NULL)
+    q->loads = zeroed(config->ring, sizeof *q->loads);
+    q->runs = zeroed(slots, sizeof *q->runs);
+    q->firsts = zeroed(slots, sizeof *q->firsts);
+    if (q->ring == NULL || q->loads == NULL || q->runs == NULL || q->firsts == NULL)
         return ENOMEM;
     return make_requests(q, config->gather > config->scatter ? config->gather : config->scatter);
 }

@@ -1,127 +1,19 @@
 /*
- * Posting: pieces of a ring become work requests, chains of them go to the queue pair
- * with one doorbell. All of it happens behind the queue's gate.
+ * Posting: the chains that port_chain.c makes go to the queue pair, with one doorbell
+ * each. All of it happens behind the queue's gate.
  */
 #include "port_internal.h"
-
-/* Gives up pieces of a ticket that was stopped, until one that is to be posted. */
-static uint32_t skip(struct mcp_queue *q, uint32_t next, uint32_t fed) {
-    while (next != fed) {
-        struct entry *e = &q->ring[next & q->ring_mask];
-        struct mcp_ticket *t = e->ticket;
-        if (t != NULL && !atomic_load_explicit(&t->stopped, memory_order_acquire))
-            break;
-        uint64_t pieces = 0, work = 0;
-        for (; next != fed && e->ticket == t; e = &q->ring[++next & q->ring_mask]) {
-            e->ticket = NULL;
-            work += work_of(&e->piece);
-            pieces++;
-        }
-        if (t == NULL)
-            continue; /* dropped before, when a post was taken back */
-        atomic_store_explicit(&q->dropped_work,
-                              atomic_load_explicit(&q->dropped_work, memory_order_relaxed) + work,
-                              memory_order_relaxed);
-        port_ticket_release(t, pieces);
-    }
-    return next;
-}
-
-/* Makes a work request of the piece at next and of those behind it that go on where it
- * ends at the peer. Returns the index of the first piece that is not in it. */
-static uint32_t build(struct mcp_queue *q, struct ibv_send_wr *wr, uint32_t seq, uint32_t next, uint32_t fed) {
-    const struct mcp_lane *lane = q->lane;
-    const struct entry *e = &q->ring[next & q->ring_mask];
-    struct mcp_ticket *t = e->ticket;
-    struct slot *slot = &q->slots[seq & q->slot_mask];
-    struct ibv_sge *sge = wr->sg_list;
-    bool back = e->piece.joins & JOINS_READ_BACK, read = back || t->op == MCP_READ;
-    uint64_t bytes = e->piece.length, most = lane->gather_bytes;
-    uint32_t first = next, rkey = e->piece.rkey, sges = read ? lane->config.scatter : lane->config.gather;
-
-    wr->wr_id = q->id | seq;
-    wr->wr.rdma.remote_addr = e->piece.remote;
-    wr->wr.rdma.rkey = rkey;
-    *sge = (struct ibv_sge){.addr = e->piece.local, .length = (uint32_t)bytes, .lkey = e->piece.lkey};
-    while (++next != fed) {
-        e = &q->ring[next & q->ring_mask];
-        if (!(e->piece.joins & MCP_JOINS_REMOTE) || e->ticket != t || e->piece.rkey != rkey ||
-            bytes + e->piece.length > most)
-            break;
-        if ((e->piece.joins & MCP_JOINS_LOCAL) && e->piece.lkey == sge->lkey)
-            sge->length += (uint32_t)e->piece.length;
-        else if (sge + 1 < wr->sg_list + sges)
-            *++sge = (struct ibv_sge){.addr = e->piece.local, .length = (uint32_t)e->piece.length, .lkey = e->piece.lkey};
-        else
-            break;
-        bytes += e->piece.length;
-    }
-    wr->num_sge = bytes == 0 ? 0 : (int)(sge - wr->sg_list) + 1;
-    wr->opcode = read ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
-    wr->send_flags = !read && bytes <= lane->config.inline_bytes ? IBV_SEND_INLINE : 0;
-    *slot = (struct slot){
-        .ticket = t, .bytes = back ? 0 : bytes, .first = first, .pieces = next - first, .read = read};
-    return next;
-}
-
-static void sign(struct mcp_queue *q, struct ibv_send_wr *wr, uint32_t seq) {
-    wr->send_flags |= IBV_SEND_SIGNALED;
-    q->slots[seq & q->slot_mask].signalled = 1;
-}
-
-static uint32_t reads_in_flight(const struct mcp_queue *q) {
-    return q->reads_posted - atomic_load_explicit(&q->reads_retired, memory_order_acquire);
-}
-
-/* Builds a chain of at most room requests that begins at sequence number seq. */
-static uint32_t chain(struct mcp_queue *q, uint32_t seq, uint32_t room) {
-    uint32_t n = 0, next = atomic_load_explicit(&q->next, memory_order_relaxed);
-    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_acquire), since = q->unsignalled;
-    if (room > q->chain)
-        room = q->chain;
-    for (;;) {
-        next = skip(q, next, fed);
-        if (next == fed || n == room)
-            break;
-        const struct entry *e = &q->ring[next & q->ring_mask];
-        if ((e->piece.joins & JOINS_READ_BACK) || e->ticket->op == MCP_READ) {
-            if (reads_in_flight(q) >= q->lane->config.read_depth)
-                break;
-            q->reads_posted++;
-        }
-        next = build(q, &q->wrs[n], seq + n, next, fed);
-        if (++since >= q->signal_every) {
-            sign(q, &q->wrs[n], seq + n);
-            since = 0;
-        }
-        n++;
-    }
-    atomic_store_explicit(&q->next, next, memory_order_release);
-    return n;
-}
-
-/* Takes back what was not accepted. What lies between and was dropped stays dropped. */
-static void take_back(struct mcp_queue *q, uint32_t from, uint32_t to) {
-    if (from == to)
-        return;
-    for (uint32_t seq = from; seq != to; seq++)
-        q->reads_posted -= q->slots[seq & q->slot_mask].read;
-    const struct slot *slot = &q->slots[from & q->slot_mask];
-    if (slot->ticket != NULL)
-        atomic_store_explicit(&q->next, slot->first, memory_order_release);
-}
-
-static void note_unsignalled(struct mcp_queue *q, uint32_t from, uint32_t to) {
-    for (uint32_t seq = from; seq != to; seq++)
-        q->unsignalled = q->slots[seq & q->slot_mask].signalled ? 0 : q->unsignalled + 1;
-}
 
 /* A full queue is tried again: by the next completion, by the poller's clock when there
  * is none. Any other refusal, or one that lasts while nothing comes back, is for good. The
  * tail that a broken queue needs is tried for as long whatever the refusal. */
 #define PATIENCE_NS UINT64_C(1000000000)
 
-static void refused(struct mcp_queue *q, int error, uint32_t seq) {
+static bool may_pass(int error) {
+    return error == ENOMEM || error == EAGAIN || error == ENOSPC || error == EBUSY;
+}
+
+static void refused(struct mcp_queue *q, int error, const struct mcp_failure *why) {
     struct mcp_lane *lane = q->lane;
     uint64_t now = now_ns();
     uint32_t retired = atomic_load_explicit(&q->retired, memory_order_relaxed);
@@ -130,8 +22,7 @@ static void refused(struct mcp_queue *q, int error, uint32_t seq) {
         q->refused_ns = now;
         q->refused_retired = retired;
     }
-    bool passing = error == ENOMEM || error == EAGAIN || error == ENOSPC || error == EBUSY || is_broken(lane);
-    if (passing && now - q->refused_ns < PATIENCE_NS) {
+    if ((may_pass(error) || is_broken(lane)) && now - q->refused_ns < PATIENCE_NS) {
         if (!atomic_exchange_explicit(&q->refused, 1, memory_order_relaxed)) {
             atomic_fetch_add_explicit(&lane->port->refusals, 1, memory_order_release);
             port_kick(lane->port);
@@ -139,13 +30,7 @@ static void refused(struct mcp_queue *q, int error, uint32_t seq) {
         return;
     }
     port_calm(q);
-    const struct slot *slot = &q->slots[seq & q->slot_mask];
-    struct mcp_failure why = {.by = MCP_BY_POST, .status = (uint32_t)error, .qp = q->qp_number};
-    if (slot->ticket != NULL) {
-        why.piece = q->ring[slot->first & q->ring_mask].piece;
-        why.ticket_id = slot->ticket->id;
-    }
-    port_break(lane, &why);
+    port_break(lane, why);
 }
 
 /* Nothing waits for another try any more. */
@@ -157,56 +42,58 @@ void port_calm(struct mcp_queue *q) {
     }
 }
 
-/*
- * Posts the first n of q->wrs, which have the sequence numbers from seq on. posted is
- * raised before the call: completions may be found before it returns, and whoever finds
- * them is to see the slots. It is lowered again for those that were not accepted, of
- * which no completion can come. Returns whether all were accepted.
- */
-static bool post(struct mcp_queue *q, uint32_t seq, uint32_t n) {
+static void report(struct mcp_queue *q) {
     struct totals *totals = &q->lane->port->totals;
+    if (q->doorbells == 0)
+        return;
+    count(&totals->doorbells, q->doorbells);
+    count(&totals->work_requests, q->requests);
+    q->doorbells = q->requests = 0;
+}
+
+/*
+ * Posts the chain, whose sequence numbers begin at posted. posted is raised before the
+ * call: completions may be found before it returns, and whoever finds them is to see the
+ * runs. It is lowered again for those that were not accepted, of which no completion can
+ * come. Returns whether all were accepted.
+ */
+static bool post(struct mcp_queue *q, const struct chain *chain) {
+    uint32_t seq = chain->seq, n = chain->count, accepted = n;
     struct ibv_send_wr *tail = &q->wrs[n - 1], *next = tail->next, *bad = NULL;
-    sign(q, tail, seq + n - 1);
+    tail->send_flags |= IBV_SEND_SIGNALED;
     tail->next = NULL;
     atomic_store_explicit(&q->posted, seq + n, memory_order_release);
     int rc = ibv_post_send(q->qp, q->wrs, &bad);
     tail->next = next;
-
-    uint32_t accepted = n;
-    if (rc != 0) {
-        accepted = bad >= q->wrs && bad <= tail ? (uint32_t)(bad - q->wrs) : 0;
-        take_back(q, seq + accepted, seq + n);
-        atomic_store_explicit(&q->posted, seq + accepted, memory_order_release);
-    }
-    note_unsignalled(q, seq, seq + accepted);
-    count(&totals->doorbells, 1);
-    count(&totals->work_requests, accepted);
+    q->doorbells++;
     if (rc == 0) {
-        port_calm(q);
+        q->requests += n;
+        q->unsignalled = 0;
+        if (q->refused_ns != 0)
+            port_calm(q);
         return true;
     }
+    accepted = bad >= q->wrs && bad <= tail ? (uint32_t)(bad - q->wrs) : 0;
+    struct mcp_failure why = port_failed(q, chain->runs, seq + accepted);
+    why.by = MCP_BY_POST;
+    why.status = (uint32_t)(rc == -1 ? errno : rc < 0 ? -rc : rc);
+    port_take_back(q, chain, accepted);
+    atomic_store_explicit(&q->posted, seq + accepted, memory_order_release);
+    q->requests += accepted;
+    q->unsignalled += accepted;
     if (accepted != 0) {
-        count(&totals->partial_posts, 1);
+        count(&q->lane->port->totals.partial_posts, 1);
         q->refused_ns = 0;
     }
-    refused(q, rc == -1 ? errno : rc < 0 ? -rc : rc, seq + accepted);
+    refused(q, (int)why.status, &why);
     return false;
 }
 
 /* Retires requests whose signalled tail was refused: a WRITE of nothing, which is
- * signalled and comes back behind them. */
-static bool post_tail(struct mcp_queue *q, uint32_t seq) {
-    struct ibv_send_wr *wr = &q->wrs[0];
-    const struct slot *before = &q->slots[(seq - 1) & q->slot_mask];
-    const struct mcp_piece *piece = &q->ring[before->first & q->ring_mask].piece;
-    wr->wr_id = q->id | seq;
-    wr->wr.rdma.remote_addr = piece->remote;
-    wr->wr.rdma.rkey = piece->rkey;
-    wr->num_sge = 0;
-    wr->opcode = IBV_WR_RDMA_WRITE;
-    wr->send_flags = 0;
-    q->slots[seq & q->slot_mask] = (struct slot){.first = atomic_load_explicit(&q->next, memory_order_relaxed)};
-    return post(q, seq, 1);
+ * signalled and comes back behind them. There is room for it: not all was accepted. */
+static bool post_tail(struct mcp_queue *q) {
+    struct chain chain = port_tail(q, atomic_load_explicit(&q->posted, memory_order_relaxed));
+    return post(q, &chain);
 }
 
 /* Room that came back, for feeders. A ring is emptied in order, so what was dropped
@@ -214,7 +101,7 @@ static bool post_tail(struct mcp_queue *q, uint32_t seq) {
 static void free_pieces(struct mcp_queue *q, uint32_t retired) {
     uint32_t posted = atomic_load_explicit(&q->posted, memory_order_relaxed);
     uint32_t freed = retired == posted ? atomic_load_explicit(&q->next, memory_order_relaxed)
-                                       : q->slots[retired & q->slot_mask].first;
+                                       : q->firsts[retired & q->slot_mask];
     if (freed != atomic_load_explicit(&q->freed, memory_order_relaxed))
         atomic_store_explicit(&q->freed, freed, memory_order_seq_cst);
     port_room(q);
@@ -230,10 +117,10 @@ static void free_pieces(struct mcp_queue *q, uint32_t retired) {
  * do not come back as flushes: they need the tail even now. Returns whether no more is to
  * be posted, because that worked or is refused for good. */
 static bool part(struct mcp_queue *q) {
-    uint32_t posted = atomic_load_explicit(&q->posted, memory_order_relaxed);
-    if (q->unsignalled == 0 || atomic_load_explicit(&q->retired, memory_order_acquire) == posted)
+    if (q->unsignalled == 0 || atomic_load_explicit(&q->retired, memory_order_acquire) ==
+                                   atomic_load_explicit(&q->posted, memory_order_relaxed))
         return true;
-    return post_tail(q, posted) || !atomic_load_explicit(&q->refused, memory_order_relaxed);
+    return post_tail(q) || !atomic_load_explicit(&q->refused, memory_order_relaxed);
 }
 
 /* Breaks the queue pair, once, and tells when nothing is in flight any more. */
@@ -256,14 +143,14 @@ static void wind_down(struct mcp_queue *q) {
 
 /* Posts the next chain that there is room for. False: there is nothing more to do now. */
 static bool post_next(struct mcp_queue *q, uint32_t retired) {
+    if (q->unsignalled != 0)
+        return post_tail(q);
     uint32_t posted = atomic_load_explicit(&q->posted, memory_order_relaxed);
     uint32_t room = q->depth - (posted - retired);
-    if (q->unsignalled != 0)
-        return post_tail(q, posted); /* there is room: not all was accepted last time */
-    uint32_t n = chain(q, posted, room);
-    if (n != 0)
-        return post(q, posted, n) || (q->unsignalled != 0 && !is_broken(q->lane));
-    if (atomic_load_explicit(&q->refused, memory_order_relaxed) && room == q->depth)
+    struct chain chain = port_chain(q, posted, room);
+    if (chain.count != 0)
+        return post(q, &chain) || (q->unsignalled != 0 && !is_broken(q->lane));
+    if (room == q->depth && atomic_load_explicit(&q->refused, memory_order_relaxed))
         port_calm(q); /* what was refused has been dropped since */
     return false;
 }
@@ -271,19 +158,20 @@ static bool post_next(struct mcp_queue *q, uint32_t retired) {
 /*
  * One look behind the gate. retired is read before broken: the retiring side sets broken
  * before it retires anything behind an error, so who sees such room also sees that the
- * lane is broken, and overwrites neither slots nor pieces that were not delivered.
+ * lane is broken, and overwrites nothing that tells what was not delivered.
  */
 static void look(struct mcp_queue *q) {
-    bool more = true;
-    while (more) {
+    for (bool more = true; more;) {
         uint32_t retired = atomic_load_explicit(&q->retired, memory_order_acquire);
         if (is_broken(q->lane)) {
             wind_down(q);
-            return;
+            break;
         }
         more = post_next(q, retired);
-        free_pieces(q, retired);
+        if (!more)
+            free_pieces(q, retired);
     }
+    report(q);
 }
 
 void port_pump(struct mcp_queue *q) {

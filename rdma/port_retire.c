@@ -2,60 +2,59 @@
  * All of it happens behind port->polling. */
 #include "port_internal.h"
 
-struct run { /* requests of one ticket, one behind the other */
-    struct mcp_ticket *ticket;
-    uint64_t bytes, pieces;
-};
-
-static void tell(struct totals *totals, const struct run *run) {
-    if (run->ticket == NULL)
+/* Tells a ticket what was delivered of it. */
+static void tell(struct mcp_port *port) {
+    struct credit credit = port->credit;
+    if (credit.ticket == NULL)
         return;
-    count(&totals->bytes, run->bytes); /* before anybody can know that the ticket ended */
-    count(&totals->pieces, run->pieces);
-    if (run->bytes != 0)
-        atomic_fetch_add_explicit(&run->ticket->done, run->bytes, memory_order_release);
-    port_ticket_release(run->ticket, run->pieces);
+    port->credit = (struct credit){0};
+    raise_by(&port->totals.bytes, credit.bytes); /* before anybody can know that it ended */
+    raise_by(&port->totals.pieces, credit.pieces);
+    if (credit.bytes != 0)
+        atomic_fetch_add_explicit(&credit.ticket->done, credit.bytes, memory_order_release);
+    port_ticket_release(credit.ticket, credit.pieces);
 }
 
-/* Requests [from, to) were delivered. The counters of a ticket are touched once for each
- * run of its requests. */
-static void deliver(struct mcp_queue *q, uint32_t from, uint32_t to) {
-    struct totals *totals = &q->lane->port->totals;
-    struct run run = {0};
-    uint64_t bytes = 0, pieces = 0;
-    uint32_t reads = 0;
-    for (uint32_t seq = from; seq != to; seq++) {
-        const struct slot *slot = &q->slots[seq & q->slot_mask];
-        if (slot->ticket != run.ticket) {
-            tell(totals, &run);
-            run = (struct run){.ticket = slot->ticket};
+/* The counters of a ticket are touched once for what comes in a row. */
+static void give(struct mcp_port *port, struct mcp_ticket *t, uint64_t bytes, uint64_t pieces) {
+    if (pieces == 0)
+        return;
+    if (port->credit.ticket != t)
+        tell(port);
+    port->credit.ticket = t;
+    port->credit.bytes += bytes;
+    port->credit.pieces += pieces;
+}
+
+/* The requests before to were delivered. A run may have a part of them only after an
+ * error, and then is not looked at again. */
+static void deliver(struct mcp_queue *q, uint32_t to) {
+    struct mcp_port *port = q->lane->port;
+    uint64_t work = 0;
+    uint32_t reads = 0, at = q->delivered;
+    while (at != to) {
+        const struct run *run = &q->runs[q->retired_runs & q->slot_mask];
+        uint32_t end = atomic_load_explicit(&run->end, memory_order_relaxed), pieces = run->pieces;
+        uint64_t bytes = run->bytes;
+        if (is_before(to, end)) {
+            uint32_t first = q->firsts[at & q->slot_mask];
+            end = to;
+            pieces = q->firsts[to & q->slot_mask] - first;
+            bytes = bytes_of(q, first, first + pieces);
+        } else {
+            q->retired_runs++;
         }
-        run.bytes += slot->bytes;
-        run.pieces += slot->pieces;
-        bytes += slot->bytes;
-        pieces += slot->pieces;
-        reads += slot->read;
+        give(port, run->ticket, bytes, pieces);
+        work += bytes + (uint64_t)pieces * PIECE_WEIGHT;
+        reads += run->read ? end - at : 0;
+        at = end;
     }
-    tell(totals, &run);
     q->delivered = to;
+    raise_by(&q->retired_work, work);
     if (reads != 0)
         atomic_store_explicit(&q->reads_retired,
                               atomic_load_explicit(&q->reads_retired, memory_order_relaxed) + reads,
                               memory_order_release);
-    atomic_store_explicit(&q->retired_work,
-                          atomic_load_explicit(&q->retired_work, memory_order_relaxed) + bytes + pieces * PIECE_WEIGHT,
-                          memory_order_relaxed);
-}
-
-static struct mcp_failure failure_of(const struct mcp_queue *q, uint32_t seq, const struct ibv_wc *wc) {
-    const struct slot *slot = &q->slots[seq & q->slot_mask];
-    struct mcp_failure why = {
-        .by = MCP_BY_COMPLETION, .status = wc->status, .vendor = wc->vendor_err, .qp = q->qp_number};
-    if (slot->ticket != NULL) {
-        why.piece = q->ring[slot->first & q->ring_mask].piece;
-        why.ticket_id = slot->ticket->id;
-    }
-    return why;
 }
 
 /*
@@ -68,27 +67,29 @@ static struct mcp_failure failure_of(const struct mcp_queue *q, uint32_t seq, co
  * what is no longer in flight. The lane is broken before retired is raised, see look().
  */
 static bool retire(struct mcp_queue *q, uint32_t seq, const struct ibv_wc *wc) {
-    uint32_t retired = atomic_load_explicit(&q->retired, memory_order_relaxed);
     uint32_t posted = atomic_load_explicit(&q->posted, memory_order_acquire);
-    if (seq - retired >= posted - retired)
+    if (seq - q->retiring >= posted - q->retiring)
         return false;
     if (!q->failed) {
         if (wc->status == IBV_WC_SUCCESS) {
-            deliver(q, retired, seq + 1);
+            deliver(q, seq + 1);
         } else {
             q->failed = true;
             if (wc->status != IBV_WC_WR_FLUSH_ERR)
-                deliver(q, retired, seq);
+                deliver(q, seq);
         }
     }
     if (wc->status != IBV_WC_SUCCESS) {
-        count(&q->lane->port->totals.errors, 1);
+        raise_by(&q->lane->port->totals.errors, 1);
         if (!is_broken(q->lane)) {
-            struct mcp_failure why = failure_of(q, seq, wc);
+            struct mcp_failure why = port_failed(q, q->retired_runs, seq);
+            why.by = MCP_BY_COMPLETION;
+            why.status = wc->status;
+            why.vendor = wc->vendor_err;
             port_break(q->lane, &why);
         }
     }
-    atomic_store_explicit(&q->retired, seq + 1, memory_order_release);
+    q->retiring = seq + 1;
     return true;
 }
 
@@ -102,6 +103,7 @@ static struct mcp_queue *queue_of(const struct mcp_port *port, const struct ibv_
     return q;
 }
 
+/* A queue is told last: when a lane is seen to be quiet its tickets have been told. */
 static void retire_all(struct mcp_port *port, int n) {
     struct mcp_queue *touched[CQES];
     int queues = 0;
@@ -109,14 +111,16 @@ static void retire_all(struct mcp_port *port, int n) {
         const struct ibv_wc *wc = &port->wcs[i];
         struct mcp_queue *q = queue_of(port, wc);
         if (q == NULL || !retire(q, (uint32_t)wc->wr_id, wc)) {
-            count(&port->totals.stray_completions, 1);
+            raise_by(&port->totals.stray_completions, 1);
         } else if (!q->touched) {
             q->touched = true;
             touched[queues++] = q;
         }
     }
+    tell(port);
     for (int i = 0; i < queues; i++) {
         touched[i]->touched = false;
+        atomic_store_explicit(&touched[i]->retired, touched[i]->retiring, memory_order_release);
         port_pump(touched[i]);
     }
 }
@@ -134,7 +138,7 @@ int port_sweep(struct mcp_port *port) {
         total += n;
     } while (n == CQES);
     if (total != 0)
-        count(&port->totals.completions, (uint64_t)total);
+        raise_by(&port->totals.completions, (uint64_t)total);
     return total;
 }
 

@@ -197,7 +197,7 @@ func TestLaneMovesBytes(t *testing.T) {
 			require.Less(t, c.Doorbells, c.WorkRequests)
 			require.Eventually(t, func() bool {
 				retired, inFlight := lane.Progress()
-				return retired == c.WorkRequests && inFlight == 0
+				return retired == w.port.Counters().WorkRequests && inFlight == 0
 			}, soon, time.Millisecond)
 		})
 	}
