@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -338,11 +339,11 @@ func (e *Engine) knownSegment(name string, d *metadata.Descriptor, began time.Ti
 		return nil, errors.WithMessage(ErrClosed, "engine")
 	}
 	p := e.processes[name]
-	if p == nil {
+	if p == nil || !p.is(d) {
 		p = e.sameProcess(d)
 	}
 	switch {
-	case p != nil && p.identity == identityOf(d) && !p.gone.Load():
+	case p != nil:
 		p.learn(d, began)
 		e.processes[name] = p
 	case fresh == nil:
@@ -357,14 +358,12 @@ func (e *Engine) knownSegment(name string, d *metadata.Descriptor, began time.Ti
 }
 
 // sameProcess finds the process that d is of among those opened by another name: a
-// transport may have one connection only between two engines. Only ours can be told apart
-// so. e.mu is held.
+// transport may have one connection only between two engines. e.mu is held.
 func (e *Engine) sameProcess(d *metadata.Descriptor) *process {
-	if d.Extension == nil {
-		return nil
-	}
 	for p := range e.live {
-		if p.identity == identityOf(d) && !p.gone.Load() {
+		// Peers of other kinds can call themselves alike. One with the same devices is
+		// the same all the same, as far as a connection is concerned.
+		if p.is(d) && (d.Extension != nil || len(d.Devices) > 0 && slices.Equal(d.Devices, p.known.Load().descriptor.Devices)) {
 			return p
 		}
 	}

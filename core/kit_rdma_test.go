@@ -7,16 +7,14 @@ import (
 )
 
 // needRDMA skips a test where there is no RDMA device, real or not, and fails it if
-// MC_REQUIRE asks for one.
+// MC_REQUIRE asks for one, unless the build is without cgo.
 func needRDMA(t testing.TB) {
 	t.Helper()
 	switch {
 	case rdmaInBuild && nic.Real():
 	case rdmaInBuild:
 		nic.Need(t)
-	case nic.Required():
-		t.Fatal("MC_REQUIRE has softnic, and " + noRDMAInBuild)
-	default:
+	default: // also where MC_REQUIRE has softnic: this build is tested beside one that has it
 		t.Skip(noRDMAInBuild)
 	}
 }

@@ -55,6 +55,11 @@ func identityOf(d *metadata.Descriptor) string {
 	return d.Name + " data port " + strconv.Itoa(int(d.TCPDataPort))
 }
 
+// is tells whether d is of this process, and it is not known to be gone.
+func (p *process) is(d *metadata.Descriptor) bool {
+	return p.identity == identityOf(d) && !p.gone.Load()
+}
+
 // refresh asks the peer for its descriptor. ErrRestarted: another process answers.
 func (p *process) refresh(ctx context.Context) error {
 	before := time.Now()

@@ -123,13 +123,21 @@ func (po *rdmaPosting) fail(cause error, quiet bool) {
 	po.ticket.Drop(len(po.redo))
 	po.kept, po.back, po.redo = nil, nil, nil
 	po.overdue()
-	time.AfterFunc(rdmaDrain, po.breakLane)
+	drain := rdmaDrain
+	if po.on != nil && !po.on.ours {
+		drain = rdmaSharedDrain
+	}
+	time.AfterFunc(drain, po.breakLane)
 }
 
 // rdmaDrain is how long requests in flight may take to complete by themselves when their
 // posting has to end; after that their connection is given up. Small beside the 100 ms in
-// which a cancelled batch is to be quiet.
-const rdmaDrain = 30 * time.Millisecond
+// which a cancelled batch is to be quiet. A connection with upstream carries the peer's
+// requests as well, which break with it, and nobody would confirm that they are quiet.
+const (
+	rdmaDrain       = 30 * time.Millisecond
+	rdmaSharedDrain = time.Second
+)
 
 // breakLane gives the lane up that still carries pieces of a posting that must end.
 func (po *rdmaPosting) breakLane() {
