@@ -182,7 +182,7 @@ def test_another_network_namespace_is_reached_over_tcp(
         stats = initiated_by(peer, reachable, pages)
         assert stats["bytes_local"] == 0
         assert (stats["local_refused"], stats["peers_local"]) == (1, 0)
-    lines = [line for line in log.read_text().splitlines() if "reached over tcp" in line]
+    lines = [line for line in log.read_text().splitlines() if "reached over the network" in line]
     assert len(lines) == 1, lines
     assert "network namespace" in lines[0]
 
