@@ -4,6 +4,7 @@ package rdma
 
 import (
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ type wire struct {
 	local   []byte // and remote: halves of mr
 	remote  []byte
 	events  chan PortEvent
+	early   []PortEvent // that came before somebody wanted them
 }
 
 const (
@@ -80,9 +82,16 @@ func (w *wire) listen(done chan struct{}) {
 	}
 }
 
-// want waits for the next event of a kind and ignores others.
+// want waits for the next event of a kind and keeps others for later: a ticket may end
+// before its lane has broken, or after.
 func (w *wire) want(kind PortEventKind) PortEvent {
 	w.t.Helper()
+	for i, event := range w.early {
+		if event.Kind == kind {
+			w.early = slices.Delete(w.early, i, i+1)
+			return event
+		}
+	}
 	deadline := time.After(soon)
 	for {
 		select {
@@ -90,6 +99,7 @@ func (w *wire) want(kind PortEventKind) PortEvent {
 			if event.Kind == kind {
 				return event
 			}
+			w.early = append(w.early, event)
 		case <-deadline:
 			require.FailNow(w.t, "no event", "of kind %d", kind)
 		}
