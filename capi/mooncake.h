@@ -174,8 +174,9 @@ typedef struct mc_engine_stats {
     uint64_t batches_failed;     /* of them, ended in failure (cancelled and expired included) */
     uint64_t blocks;             /* blocks submitted */
     uint64_t runs;               /* contiguous runs they were merged to */
-    uint64_t bytes_written;      /* confirmed bytes of this engine's own writes */
-    uint64_t bytes_read;         /* confirmed bytes of this engine's own reads */
+    uint64_t bytes_written;      /* confirmed bytes of this engine's own writes; over rdma of batches
+                                    that have ended */
+    uint64_t bytes_read;         /* the same, of its own reads */
     uint64_t served_written;     /* bytes that peers wrote into this engine's memory; over rdma
                                     neither these nor the next two are counted: only the device
                                     sees what peers do */

@@ -36,7 +36,7 @@ func (e *envReader) rdma() RDMAConfig {
 		TrafficClass:  int(e.number("MC_IB_TC", 0, 0, 255)),
 		ServiceLevel:  int(e.number("MC_IB_SL", 0, 0, 15)),
 		QueuePairs:    int(e.number("MC_NUM_QP_PER_EP", 2, 1, 255)),
-		OwnQueuePairs: int(e.number("MC_RDMA_QUEUE_PAIRS", 4, 1, 64)),
+		OwnQueuePairs: int(e.number("MC_RDMA_QUEUE_PAIRS", 4, 1, 32)),
 		Depth:         int(e.number("MC_MAX_WR", 256, 4, 65535)),
 		MaxSGE:        int(e.number("MC_MAX_SGE", 16, 1, 65535)),
 		Inline:        int(e.number("MC_MAX_INLINE", 0, 0, 65535)),

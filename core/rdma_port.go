@@ -17,6 +17,7 @@ import (
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 
+	"mooncake/core/endpoint"
 	"mooncake/rdma"
 )
 
@@ -238,15 +239,13 @@ func (p *rdmaPort) locate() {
 	p.matrix = []byte("{" + strings.Join(rows, ",") + "}")
 }
 
-// gidText is the GID as the handshake has it: 16 hex bytes, separated by colons.
-func (a *rdmaAddress) gidText() string {
-	b := a.gid.Address.As16()
-	parts := make([]string, len(b))
-	for i, x := range b {
-		parts[i] = fmt.Sprintf("%02x", x)
-	}
-	return strings.Join(parts, ":")
+// endpoint is the address in the handshake's terms.
+func (a *rdmaAddress) endpoint() endpoint.Address {
+	return endpoint.Address{GID: a.gid.Address.As16(), LID: a.lid}
 }
+
+// gidText is the GID as the handshake has it.
+func (a *rdmaAddress) gidText() string { return a.endpoint().GID.String() }
 
 // close gives everything back; what was not opened is passed over.
 func (p *rdmaPort) close() {

@@ -147,18 +147,22 @@ func (q *rdmaQueues) attach(ctx context.Context, made func(*rdma.Lane)) error {
 	case q.lane != nil:
 		return errors.WithMessage(ErrDevice, "another path still uses the connection")
 	}
-	p := q.port
-	cfg := rdma.LaneConfig{Depth: p.share(len(q.qps)), Gather: p.sges(), Scatter: min(p.sges(), max(1, p.limits.MaxSGERead)),
+	p, qps := q.port, q.posting()
+	cfg := rdma.LaneConfig{Depth: p.share(len(qps)), Gather: p.sges(), Scatter: min(p.sges(), max(1, p.limits.MaxSGERead)),
 		ReadDepth: p.reads(), GatherBytes: gatherBytes, Ring: laneRing, Inline: p.cfg.Inline, ReadBack: p.scratch}
-	lane, err := p.port.NewLane(q.qps, cfg)
+	lane, err := p.port.NewLane(qps, cfg)
 	if err != nil {
-		p.giveBack(cfg.Depth * len(q.qps))
+		p.giveBack(cfg.Depth * len(qps))
 		return errors.WithMessagef(rdmaCause(err), "a lane over %s: close segments, or raise MC_MAX_CQE_PER_CTX", p.name)
 	}
-	q.lane, q.promised = lane, cfg.Depth*len(q.qps)
+	q.lane, q.promised = lane, cfg.Depth*len(qps)
 	made(lane)
 	return nil
 }
+
+// posting are the queue pairs that a lane posts to. Upstream may have more than one takes; to
+// the rest only the peer posts.
+func (q *rdmaQueues) posting() []*rdma.QP { return q.qps[:min(len(q.qps), rdma.MostLaneQPs)] }
 
 // share is the depth of a lane of so many queue pairs. All that is in flight must fit into
 // the completion queue. The first lanes have the full depth; once they hold a quarter of
@@ -237,11 +241,12 @@ func (q *rdmaQueues) Break() {
 		return
 	}
 	q.broken = true
+	rest := q.qps
 	if q.lane != nil {
 		q.lane.Break()
-		return
+		rest = q.qps[len(q.posting()):]
 	}
-	for _, qp := range q.qps {
+	for _, qp := range rest {
 		qp.ToError()
 	}
 }

@@ -56,6 +56,9 @@ func newRDMATransport(e *Engine) (transport, error) {
 		port.close()
 		return nil, errors.WithMessage(ErrInvalid, err.Error())
 	}
+	if e.cfg.RDMA.RelaxedOrdering && !e.cfg.RDMA.ReadBack {
+		e.log.Warn("MC_IB_PCI_RELAXED_ORDERING is on: what a peer writes here may not be visible yet when its batch is done, unless that peer has MC_RDMA_READ_BACK=1. Set both on every node")
+	}
 	e.memory.enroll, e.memory.dismiss = port.enroll, port.dismiss
 	t.work.Add(3)
 	go t.reap()
@@ -158,7 +161,10 @@ func (t *rdmaTransport) answer(request metadata.ConnectionRequest) metadata.Conn
 func (t *rdmaTransport) close() {
 	t.store.Close()
 	close(t.stop)
-	t.port.port.Close()
+	if err := t.port.port.Close(); err != nil {
+		t.engine.log.Error("bug in mooncake: rdma is still in use when its engine closes", "err", err)
+		t.port.port.Interrupt() // a leak is better than a Close that never returns
+	}
 	t.work.Wait()
 }
 
@@ -341,7 +347,7 @@ func (t *rdmaTransport) device(event rdma.AsyncEvent) {
 			return
 		}
 		address := t.port.address.Load()
-		t.store.Readdress(endpoint.Address{GID: address.gid.Address.As16(), LID: address.lid})
+		t.store.Readdress(address.endpoint())
 		t.engine.described.drop()
 		log.Info("rdma: the port changed", "device", t.port.name, "event", event.Text, "gid", address.gidText())
 	}

@@ -29,13 +29,16 @@ type Lane struct {
 	id   uint32
 }
 
+// MostLaneQPs is how many queue pairs one lane takes.
+const MostLaneQPs = C.MCP_MAX_QUEUES
+
 // NewLane makes a lane of queue pairs that are ready to send and complete to the port's
 // CQ. The caller keeps them, and closes them after the lane, or earlier once Break has
 // returned. It fails with ErrFull when the CQ cannot hold what all lanes may have in
 // flight, and with ErrClosed.
 func (p *Port) NewLane(qps []*QP, cfg LaneConfig) (*Lane, error) {
-	if len(qps) == 0 || len(qps) > C.MCP_MAX_QUEUES {
-		return nil, errors.Errorf("make a lane of %d QPs on %s: must be 1 to %d", len(qps), p.cq.context.name, C.MCP_MAX_QUEUES)
+	if len(qps) == 0 || len(qps) > MostLaneQPs {
+		return nil, errors.Errorf("make a lane of %d QPs on %s: must be 1 to %d", len(qps), p.cq.context.name, MostLaneQPs)
 	}
 	p.mu.Lock()
 	p.lastLane++

@@ -4,7 +4,9 @@
  *
  *   postcost PIECES ROUNDS [QUANTUM]
  *
- * Prints nanoseconds for each piece, medians of the rounds, which take turns.
+ * Prints nanoseconds for each piece, medians of the rounds, which take turns. To build it:
+ *
+ *   gcc -std=gnu17 -O2 -pthread -o postcost tests/rdma/postcost.c tests/rdma/fakenic.c rdma/port*.c
  */
 #include "../../rdma/port.h"
 #include "fakenic.h"
