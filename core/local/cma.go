@@ -50,6 +50,9 @@ func (r *Remote) copyDirect(l *lane, po *Posting, slices []Slice) (bytes uint64,
 	hint, total := -1, len(slices)
 	for at := 0; at < total && !po.stopped.Load(); {
 		ix, err := r.ranges(po.stopped.Load)
+		if err == errEnough {
+			break // po is stopped
+		}
 		if err != nil {
 			return bytes, err
 		}

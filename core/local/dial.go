@@ -211,7 +211,8 @@ func (r *Remote) PID() int { return r.other.pid }
 
 func (r *Remote) ring(i int) ring { return ring{r.rings, i * ringSize} }
 
-// ranges returns the peer's ranges as they are now.
+// ranges returns the peer's ranges as they are now. While the peer changes them it waits,
+// or gives up with errEnough.
 func (r *Remote) ranges(enough func() bool) (*index, error) {
 	if ix := r.index.Load(); ix != nil && ix.generation == r.table.generation() {
 		return ix, nil

@@ -224,6 +224,31 @@ func TestStopWhileTheRingIsFull(t *testing.T) {
 	})
 }
 
+// A posting that is stopped while the target changes its memory says nothing about the
+// target: others go on.
+func TestStopInTheMiddleOfAChange(t *testing.T) {
+	p := newPair(t, remoteWay("direct", DirectOnly), 1<<20)
+	generation := p.server.table.u64(tableGeneration)
+	generation.Add(1)
+	stopped, other := newSource(p.scattered(10, 64)), newSource(p.scattered(10, 64))
+	first, second := p.peer.Post(true, stopped.publish(-1)), p.peer.Post(true, other.publish(-1))
+	go first.Seal()
+	eventually(t, "a lane to wait for the end of the change", func() bool {
+		if p.peer.remote.reading.TryLock() {
+			p.peer.remote.reading.Unlock()
+			return false
+		}
+		return stopped.Left() == 0
+	})
+	go second.Seal()
+	eventually(t, "another lane to wait", func() bool { return other.Left() == 0 })
+	first.Stop(errStop)
+	require.ErrorIs(t, stopped.end(t).Err, errStop)
+	require.False(t, p.peer.Lost())
+	generation.Add(1)
+	other.well(t)
+}
+
 // holdRings makes the target stop in the middle of its next messages.
 func holdRings(t testing.TB, s *Server) (release func()) {
 	var held []*ringServer

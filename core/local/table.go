@@ -97,12 +97,21 @@ const (
 	// so long belongs to a process that is stopped, or gone.
 	readPatience = time.Second
 	readPause    = 50 * time.Microsecond
+	// mostPause is what a pause counts for at most: when it took longer this process did
+	// not run, and it says nothing about the other one.
+	mostPause  = 10 * time.Millisecond
+	quickLooks = 20 // before the first pause
 )
 
-// read copies the table. It waits for the end of a change; enough tells it to give up.
+// errEnough: what wanted to know has ended meanwhile. Nothing is wrong with the peer.
+var errEnough = errors.New("not needed any more")
+
+// read copies the table. It waits for the end of a change; with errEnough it stops when
+// enough says so, but only where there is none to be had.
 func (t *tableView) read(enough func() bool) (*index, error) {
-	began := time.Now()
-	for i := 0; i < 20 || (time.Since(began) < readPatience && !enough()); i++ {
+	var seen uint64
+	var waited time.Duration // in the middle of the change that was seen
+	for look := 0; ; look++ {
 		before := t.generation()
 		if before&1 == 0 {
 			ix, err := t.copy(before)
@@ -110,13 +119,22 @@ func (t *tableView) read(enough func() bool) (*index, error) {
 				return ix, err
 			}
 		}
-		if i < 20 {
-			runtime.Gosched()
-		} else {
-			time.Sleep(readPause)
+		if before != seen { // it moves
+			seen, waited = before, 0
 		}
+		switch {
+		case look < quickLooks:
+			runtime.Gosched()
+			continue
+		case enough():
+			return nil, errEnough
+		case waited >= readPatience:
+			return nil, errors.WithMessage(ErrPeer, "it stopped in the middle of a change of its memory")
+		}
+		began := time.Now()
+		time.Sleep(readPause)
+		waited += min(time.Since(began), mostPause)
 	}
-	return nil, errors.WithMessage(ErrPeer, "it stopped in the middle of a change of its memory")
 }
 
 func (t *tableView) copy(generation uint64) (*index, error) {

@@ -2,6 +2,7 @@ package local
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -119,5 +120,56 @@ func TestTable(t *testing.T) {
 	require.NotEqual(t, ix.generation, view.generation())
 	x.u64(tableGeneration).Add(1) // in the middle of a change, for ever
 	_, err = view.read(func() bool { return true })
+	require.ErrorIs(t, err, errEnough)
+	require.NotErrorIs(t, err, ErrPeer, "the reader had no patience")
+	_, err = view.read(func() bool { return false })
 	require.ErrorIs(t, err, ErrPeer)
+}
+
+// A reader that was held up itself does not take the target for one that has stopped.
+func TestTableReadByOneThatWasAway(t *testing.T) {
+	x, err := newTable(3)
+	require.NoError(t, err)
+	defer x.close()
+	view := &tableView{x.shm, 3}
+	x.publish([]Range{{10, 20, 1, true}})
+	generation := x.u64(tableGeneration)
+	for name, end := range map[string]func(look int) bool{
+		"the change ends meanwhile": func(look int) bool { return look == 1 },
+		"and soon after":            func(look int) bool { return look == 10 },
+	} {
+		generation.Add(1)
+		looks := 0
+		ix, err := view.read(func() bool {
+			if looks++; looks == 1 {
+				time.Sleep(readPatience + 100*time.Millisecond)
+			}
+			if end(looks) {
+				generation.Add(1)
+			}
+			return false
+		})
+		require.NoError(t, err, name)
+		require.Len(t, ix.ranges, 1)
+	}
+}
+
+// A target whose table changes all the time goes on, however long that takes.
+func TestTableThatKeepsChanging(t *testing.T) {
+	x, err := newTable(3)
+	require.NoError(t, err)
+	defer x.close()
+	view := &tableView{x.shm, 3}
+	generation := x.u64(tableGeneration)
+	generation.Add(1)
+	began := time.Now()
+	_, err = view.read(func() bool {
+		if time.Since(began) < 2*readPatience {
+			generation.Add(2) // the next change, and in the middle of it again
+		} else if generation.Load()&1 == 1 {
+			generation.Add(1)
+		}
+		return false
+	})
+	require.NoError(t, err)
 }
