@@ -257,11 +257,14 @@ int mc_local_topology(const char *devices, char *out, uint64_t capacity, uint64_
 /* mc_rdma_ports writes, as JSON, how an engine opened with devices (NULL or "": those of
  * MC_TE_FILTERS, else all) and the MC_* variables of now sees the RDMA ports of this host:
  *   {"ports": [{"device": "mlx5_0", "port": 1, "state": "active", "mtu": 4096,
- *               "link_layer": "Ethernet", "lid": 0,
+ *               "link_layer": "Ethernet", "lid": 0, "rate_gbps": 200,
+ *               "pcie": {"width": 16, "max_width": 16, "speed": 32, "max_speed": 32, "gbps": 504.1},
  *               "gids": [{"index": 3, "address": "198.51.100.1", "type": "RoCE v2",
  *                         "interface": "eth0", "reason": "routable, with an interface"}],
  *               "chosen": 3, "used": true, "error": ""}],
  *    "why": ""}
+ * rate_gbps is the link's, 0 if unknown. pcie is how the device is attached to the host: lanes, GT/s a
+ * lane, and what that carries each way at most; null if unknown, as of software devices.
  * gids are those that are set, the best first, chosen is the index of the one that peers are
  * told, null if there is none. used: it is the one port that the engine uses. error says why the
  * port, or the device, cannot be used and what to do; it is no error of this call. A host

@@ -79,6 +79,7 @@ type Batch struct {
 // timeout < 0 waits without limit; ErrWaitTimeout means that the batch goes on.
 // Threads that come from C wait on Word instead.
 func (b *Batch) Wait(timeout time.Duration) error {
+	b.leave()
 	var expired <-chan time.Time
 	if timeout >= 0 {
 		t := time.NewTimer(timeout)
@@ -110,6 +111,13 @@ func (b *Batch) Word() (word *uint32, running uint32) {
 func (b *Batch) Receive() {
 	if r, ok := b.posting.(receivingPosting); ok {
 		r.receive()
+	}
+}
+
+// leave makes a batch that was submitted with Waits end without Receive, too.
+func (b *Batch) leave() {
+	if p, ok := b.posting.(promisedPosting); ok && b.opts.Waits {
+		p.leave()
 	}
 }
 
@@ -178,6 +186,7 @@ func (b *Batch) ending() bool {
 // FD returns a descriptor that becomes readable when the batch ends. It is closed
 // by Close.
 func (b *Batch) FD() (int, error) {
+	b.leave()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.freed {

@@ -48,6 +48,7 @@ func (b *Batch) Add(blocks Blocks) error {
 		err = b.take(blocks, false)
 	}
 	if err != nil {
+		err = b.engine.orClosed(err)
 		b.abort(err)
 	}
 	return err

@@ -94,8 +94,8 @@ func (p *planner) inOrder(b Blocks) {
 		region = p.regions[p.hint]
 	}
 	last, room, how := p.last, p.room, p.how
-	for i, n := range b.Length {
-		from, to := local[i], remote[i]
+	for i := 0; i < len(b.Length); i++ {
+		from, to, n := local[i], remote[i], b.Length[i]
 		// How far behind the last run's end.
 		here, there := from-last.local-last.length, to-last.remote-last.length
 		switch {
@@ -111,8 +111,10 @@ func (p *planner) inOrder(b Blocks) {
 				}
 				p.emit(last, how)
 			}
-			last, how = stretch{from, to, n}, joining(here, there)
-			room = region.end - from - n
+			var more int
+			more, last, how = p.streak(local[i+1:], remote[i+1:], b.Length[i+1:], region, stretch{from, to, n}, joining(here, there))
+			i += more
+			room = region.end - last.local - last.length
 		default:
 			p.last, p.how = last, how
 			p.elsewhere(from, to, n)
@@ -123,6 +125,36 @@ func (p *planner) inOrder(b Blocks) {
 		}
 	}
 	p.last, p.room, p.how = last, room, how
+}
+
+// streak plans blocks of which each is a run by itself, as most are where it matters, without
+// looking at whether they prolong one in any other way than to stop there. last is the block
+// before them, a run that may still be prolonged. It returns how many blocks were planned,
+// and the last of them, which stays back.
+func (p *planner) streak(local, remote, length []uint64, region span, last stretch, how joins) (int, stretch, joins) {
+	at := uint(p.n) % slabRuns
+	if at == 0 {
+		return 0, last, how // emit begins a slab
+	}
+	places := p.slab[at:]
+	i, hint := 0, int32(p.hint)
+	var bytes uint64
+	for ; i < len(length) && i < len(places) && i < len(local) && i < len(remote); i++ {
+		from, to, n := local[i], remote[i], length[i]
+		here, there := from-last.local-last.length, to-last.remote-last.length
+		if here|there == 0 || n == 0 || !region.holds(from, n) || from+n == last.local && to+n == last.remote {
+			break
+		}
+		places[i].set(last, hint, how)
+		if how != 0 {
+			p.joined[how&joinsBoth]++
+		}
+		bytes += last.length
+		last, how = stretch{from, to, n}, joining(here, there)
+	}
+	p.n += i
+	p.planned += bytes
+	return i, last, how
 }
 
 // elsewhere plans a block that does not lie in the region of the last one, or goes

@@ -25,7 +25,7 @@ func (po *rdmaPosting) cut(list []slice, keys *remoteKeys) []rdma.Piece {
 	for i := range list {
 		s := &list[i]
 		if s.region == at.region && at.mine.holds(s.local, s.length) && at.theirs.holds(s.remote, s.length) {
-			pieces = append(pieces, rdma.Piece{Local: s.local, Remote: s.remote, Length: s.length, LKey: at.lkey,
+			pieces = append(pieces, rdma.Piece{Local: s.local, Remote: s.remote, Length: uint32(s.length), LKey: at.lkey,
 				RKey: at.rkey, Joins: rdma.Joins(s.joins), User: uint32(s.region)})
 			continue
 		}
@@ -52,7 +52,7 @@ func (po *rdmaPosting) cutOne(pieces []rdma.Piece, s slice, keys *remoteKeys, at
 		}
 		*at = keyed{region: s.region, mine: span{start, own.end}, theirs: keys.spans[p.hint], lkey: own.lkey, rkey: keys.rkeys[p.hint]}
 		n := min(s.length, at.mine.end-s.local, at.theirs.end-s.remote)
-		pieces = append(pieces, rdma.Piece{Local: s.local, Remote: s.remote, Length: n, LKey: at.lkey,
+		pieces = append(pieces, rdma.Piece{Local: s.local, Remote: s.remote, Length: uint32(n), LKey: at.lkey,
 			RKey: at.rkey, Joins: joins, User: uint32(s.region)})
 		s.local, s.remote, s.length, joins = s.local+n, s.remote+n, s.length-n, rdma.Joins(joinsBoth)
 	}

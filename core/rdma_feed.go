@@ -25,8 +25,7 @@ const (
 	lineKinds
 )
 
-// feedRounds bounds the feedings, of each line, of a thread that has something else to do:
-// it submits, and they may be for somebody else's batch, or it receives for all paths.
+// feedRounds bounds the feedings, of each line, between which others get at the path.
 const feedRounds = 8
 
 // kick queues a posting and feeds the lane.
@@ -41,20 +40,26 @@ func (p *rdmaPath) kick(po *rdmaPosting, seal bool) {
 	}
 	p.connectIfNeeded()
 	p.mu.Unlock()
-	p.serve()
+	p.serve(po)
+	po.leaveIfFailed()
 }
 
-// serve feeds the lane a little, and leaves the rest to a goroutine.
-func (p *rdmaPath) serve() {
-	p.mu.Lock()
-	more := p.feed(feedRounds)
-	if more && !p.pumping {
-		p.pumping = true
-		go p.pump()
+// serve feeds the lane a little, and leaves the rest to a goroutine: who calls has something
+// else to do. But a thread that is going to wait for po has not, and goes on while that
+// has something to give.
+func (p *rdmaPath) serve(po *rdmaPosting) {
+	for keen := true; keen; {
+		p.mu.Lock()
+		more := p.feed(feedRounds)
+		keen = more && po != nil && po.awaited && po.line != nil
+		if more && !keen && !p.pumping {
+			p.pumping = true
+			go p.pump()
+		}
+		done := p.settle()
+		p.mu.Unlock()
+		report(done)
 	}
-	done := p.settle()
-	p.mu.Unlock()
-	report(done)
 }
 
 // pump feeds the lane until it is full or nothing is left. There is one at a time.

@@ -32,6 +32,7 @@ type rdmaPath struct {
 	// Scratch of a feeding.
 	slices [feedPieces]slice
 	pieces []rdma.Piece
+	areas  rdmaAreas
 	keys   *remoteKeys
 	keyed  string // the device that keys are of
 	hint   int
@@ -210,7 +211,7 @@ func (p *rdmaPath) connected(lane *rdmaLane, err error) {
 	p.mu.Unlock()
 	report(done)
 	if err == nil {
-		p.serve()
+		p.serve(nil)
 	}
 }
 

@@ -18,14 +18,15 @@ type rdmaPosting struct {
 	fences uint64       // the peer's that were known when it began
 	ticket *rdma.Ticket // nil before the first piece, and after the end
 
-	sealed bool          // the work gets no more slices
-	line   *line         // of the path that it stands in; nil: in none
-	kept   []rdma.Piece  // cut, and not taken by a lane yet
-	store  []rdma.Piece  // where kept lies
-	back   []slice       // the same, to be cut again
-	redo   []rdma.Undone // of a lane that broke, to be posted again; the ticket counts them
-	on     *rdmaLane     // that carries its pieces
-	shut   bool          // the ticket knows that it is sealed
+	sealed  bool          // the work gets no more slices
+	awaited bool          // a thread is going to call receive
+	line    *line         // of the path that it stands in; nil: in none
+	kept    []rdma.Piece  // cut, and not taken by a lane yet
+	store   []rdma.Piece  // where kept lies
+	back    []slice       // the same, to be cut again
+	redo    []rdma.Undone // of a lane that broke, to be posted again; the ticket counts them
+	on      *rdmaLane     // that carries its pieces
+	shut    bool          // the ticket knows that it is sealed
 
 	cause   error // why it must end; no more pieces are posted
 	loud    bool  // a lane that carried its pieces could not be fenced
@@ -57,6 +58,7 @@ func (po *rdmaPosting) quiesce(cause error) {
 	done := p.settle()
 	p.mu.Unlock()
 	report(done)
+	po.leave() // who was to call receive may not, if it is for this that the posting ends
 }
 
 // measured tells the bytes confirmed so far.
@@ -73,18 +75,51 @@ func (po *rdmaPosting) measured() uint64 {
 // batches take, and shorter than anybody minds.
 const receiveLimit = 100 * time.Millisecond
 
+// waits makes the thread that is going to receive the first to know the end: no event is
+// made of it.
+func (po *rdmaPosting) waits() {
+	po.path.mu.Lock()
+	defer po.path.mu.Unlock()
+	po.awaited = true
+}
+
 // receive lets the thread wait for the end of the ticket. It is the first to know then.
-func (po *rdmaPosting) receive() {
+func (po *rdmaPosting) receive() { po.await(receiveLimit) }
+
+// leave gives the promise back.
+func (po *rdmaPosting) leave() {
+	po.path.mu.Lock()
+	promised := po.awaited
+	po.path.mu.Unlock()
+	if promised {
+		po.await(0)
+	}
+}
+
+// leaveIfFailed makes an end known at once that would else be kept until all blocks of a long
+// call are planned.
+func (po *rdmaPosting) leaveIfFailed() {
+	po.path.mu.Lock()
+	failed := po.cause != nil
+	po.path.mu.Unlock()
+	if failed {
+		po.leave()
+	}
+}
+
+// await waits for the end, and keeps the promise that a ticket has of it.
+func (po *rdmaPosting) await(limit time.Duration) {
 	p := po.path
 	p.mu.Lock()
+	po.awaited = false
 	ticket := po.ticket
-	if ticket == nil { // no connection yet
+	if ticket == nil { // no connection yet, or it is over
 		p.mu.Unlock()
 		return
 	}
 	po.users++
 	p.mu.Unlock()
-	if ticket.Wait(receiveLimit) {
+	if ticket.Wait(limit) {
 		p.transport.ticketEnded(ticket)
 	}
 	p.mu.Lock()
@@ -101,9 +136,6 @@ func (po *rdmaPosting) free(ticket *rdma.Ticket) {
 		ticket.Free()
 	}
 }
-
-// waits is for postings that prepare themselves for a thread that receives.
-func (po *rdmaPosting) waits() {}
 
 // fail makes the posting end with an error; the first cause stays. path.mu is held.
 func (po *rdmaPosting) fail(cause error, quiet bool) {
@@ -127,7 +159,10 @@ func (po *rdmaPosting) fail(cause error, quiet bool) {
 	if po.on != nil && !po.on.ours {
 		drain = rdmaSharedDrain
 	}
-	time.AfterFunc(drain, po.breakLane)
+	time.AfterFunc(drain, func() {
+		po.leave() // it may be over, and only not told
+		po.breakLane()
+	})
 }
 
 // rdmaDrain is how long requests in flight may take to complete by themselves when their
@@ -156,12 +191,20 @@ func (po *rdmaPosting) feed(l *rdmaLane) (more, room bool) {
 	if len(po.redo) > 0 {
 		return po.again(l)
 	}
+	if po.ticket == nil {
+		po.ticket = po.path.transport.newTicket(po)
+		if po.awaited {
+			po.ticket.Expect()
+		}
+	}
+	if len(po.kept) == 0 && len(po.back) == 0 {
+		if more, room, some := po.feedRuns(l); some {
+			return more, room
+		}
+	}
 	pieces := po.pieces(l)
 	if po.cause != nil {
 		return false, true
-	}
-	if po.ticket == nil {
-		po.ticket = po.path.transport.newTicket(po)
 	}
 	last := po.sealed && !po.shut && len(po.back) == 0 && po.work.left.Load() == 0
 	if len(pieces) > 0 {
@@ -199,8 +242,8 @@ func (po *rdmaPosting) again(l *rdmaLane) (more, room bool) {
 	for i := range some {
 		piece := &some[i].Piece
 		at := keys.spans.seek(piece.Remote, -1)
-		if at < 0 || !keys.spans[at].holds(piece.Remote, piece.Length) {
-			po.gone(piece.Remote, piece.Length)
+		if at < 0 || !keys.spans[at].holds(piece.Remote, uint64(piece.Length)) {
+			po.gone(piece.Remote, uint64(piece.Length))
 			return false, true
 		}
 		piece.RKey = keys.rkeys[at]

@@ -201,7 +201,7 @@ func (p *rdmaPath) confused(lane *rdmaLane, why rdma.Failure) bool {
 	keys := p.remoteKeys(lane.device)
 	i := keys.spans.seek(why.Piece.Remote, -1)
 	return why.Status == wcRemoteInvalid && i >= 0 &&
-		keys.spans[i].holds(why.Piece.Remote, why.Piece.Length) && keys.rkeys[i] == why.Piece.RKey
+		keys.spans[i].holds(why.Piece.Remote, uint64(why.Piece.Length)) && keys.rkeys[i] == why.Piece.RKey
 }
 
 func refusedByPeer(status int) bool {
@@ -217,7 +217,7 @@ func refusedHere(status int) bool {
 func (p *rdmaPath) stale(lane *rdmaLane, piece rdma.Piece, po *rdmaPosting) bool {
 	keys := p.remoteKeys(lane.device)
 	i := keys.spans.seek(piece.Remote, -1)
-	if i < 0 || !keys.spans[i].holds(piece.Remote, piece.Length) || keys.rkeys[i] == piece.RKey {
+	if i < 0 || !keys.spans[i].holds(piece.Remote, uint64(piece.Length)) || keys.rkeys[i] == piece.RKey {
 		return false
 	}
 	po.renewed++
@@ -271,7 +271,7 @@ func (p *rdmaPath) resume(next *rdmaLane, err error, left []*unfinished, confirm
 	done := p.settle()
 	p.mu.Unlock()
 	report(done)
-	p.serve()
+	p.serve(nil)
 }
 
 // redo decides what becomes of a posting's pieces. p.mu is held.
@@ -306,7 +306,7 @@ func (p *rdmaPath) redo(f *unfinished, connected bool, err error, confirmed bool
 // uncut takes back pieces that no lane took: their keys may be old. path.mu is held.
 func (po *rdmaPosting) uncut() {
 	for _, p := range po.kept {
-		po.back = append(po.back, slice{local: p.Local, remote: p.Remote, length: p.Length, region: int32(p.User)})
+		po.back = append(po.back, slice{local: p.Local, remote: p.Remote, length: uint64(p.Length), region: int32(p.User)})
 	}
 	if po.kept = nil; po.waiting() && po.cause == nil {
 		po.path.enqueue(po)

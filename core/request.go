@@ -27,8 +27,9 @@ type Options struct {
 	// Deadline ends the batch when it is not done by then: > 0 from now, 0 the
 	// engine's default, < 0 none.
 	Deadline time.Duration
-	// Waits: the thread that submits waits for the end right after, in Receive. So Submit
-	// may move the blocks on it, for up to about 100 ms, instead of waking others for that.
+	// Waits: the thread that submits waits for the end right after, in Receive or Wait; before
+	// that the batch may not end. So Submit may move the blocks on it, for up to about 100 ms,
+	// instead of waking others for that.
 	Waits bool
 }
 

@@ -37,6 +37,7 @@ func (s *Segment) Submit(op Op, blocks Blocks, opts Options) (*Batch, error) {
 // taken is the outcome of a call that gave a batch all of its blocks at once.
 func (b *Batch) taken(err error) (*Batch, error) {
 	if err != nil {
+		err = b.engine.orClosed(err)
 		b.discard(err)
 		return nil, err
 	}
@@ -47,6 +48,17 @@ func (b *Batch) taken(err error) (*Batch, error) {
 		b.finish(ending{quiet: true})
 	}
 	return b, nil
+}
+
+// orClosed is the better reason for an address that is not registered any more: that the
+// engine is being closed.
+func (e *Engine) orClosed(err error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed && errors.Is(err, ErrAddress) {
+		return errors.WithMessage(ErrClosed, "engine")
+	}
+	return err
 }
 
 // discardOnPanic is deferred where a caller's arrays are read: they may be unmapped

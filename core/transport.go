@@ -98,6 +98,12 @@ type receivingPosting interface {
 	receive()
 }
 
+// A promisedPosting keeps its end for the thread that is going to call receive.
+type promisedPosting interface {
+	// leave says that this thread does not, or not yet: others may tell the end.
+	leave()
+}
+
 // A measuredPosting reports what was confirmed only at its end, and is asked until then.
 type measuredPosting interface {
 	measured() uint64 // bytes confirmed so far

@@ -151,6 +151,33 @@ func (w *work) next(dst []slice, budget uint64) int {
 	return n
 }
 
+// whole returns up to most runs that can be given out as they are and lie together; rest:
+// there are more, or may be. They stay where they are until took says how many were taken,
+// which is for the same caller: nobody else may take slices meanwhile.
+func (w *work) whole(most int) (runs []run, rest bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.off != 0 || w.at >= w.runs && !w.refill() {
+		return nil, true
+	}
+	i := uint(w.at) % slabRuns
+	n := min(most, w.runs-w.at, int(slabRuns-i))
+	return w.list[uint(w.at)/slabRuns][i : int(i)+n], w.at+n < w.runs || len(w.pages.pieces) > 0
+}
+
+// took takes the first n of the runs that whole returned off the work; bytes: of these.
+func (w *work) took(n int, bytes uint64) {
+	if n == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.at += n; uint(w.at)%slabRuns == 0 {
+		w.giveBack()
+	}
+	w.left.Add(-bytes)
+}
+
 // waiting tells about how many runs are published, or still to be made of page groups, and
 // not given out, and their bytes.
 func (w *work) waiting() (runs, bytes uint64) {

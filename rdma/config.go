@@ -33,7 +33,8 @@ type PortAttributes struct {
 	ActiveMTU  int // bytes
 	MaxMessage uint64
 	LID        uint16
-	GIDs       int // length of the table, set or not
+	GIDs       int     // length of the table, set or not
+	RateGbps   float64 // of the link as it is now; 0 if unknown
 }
 
 // Ready tells whether data can go through the port: nil, or ErrPortDown with the state

@@ -5,6 +5,7 @@ import "C"
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -179,5 +180,9 @@ func (c *Context) port(n int) (PortAttributes, error) {
 		MaxMessage: uint64(a.max_msg_sz),
 		LID:        uint16(a.lid),
 		GIDs:       int(a.gid_tbl_len),
+		RateGbps:   parseRate(read(c.portDir(n), "rate")),
 	}, nil
 }
+
+// PCIe is how the device is attached to the host now.
+func (c *Context) PCIe() PCIeLink { return readPCIe(filepath.Join(c.sysfs, "device")) }

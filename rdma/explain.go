@@ -60,6 +60,8 @@ func (r refusal) explainCommon(otherwise string) (kind error, text string) {
 		}
 	}
 	switch r.errno {
+	case syscall.EIO, syscall.ENODEV: // not for want of anything of the memory's
+		return ErrDevice, "the device is lost: look at dmesg, and open the engine again when it is back"
 	case syscall.ENOMEM, syscall.ENOSPC:
 		return ErrFull, fmt.Sprintf("the device holds %d MRs, or the kernel is out of memory", r.limits.MaxMR)
 	}

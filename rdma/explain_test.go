@@ -82,6 +82,8 @@ func TestExplainRegistration(t *testing.T) {
 		"privileged":      {refusal{at: sound, errno: syscall.ENOMEM, locked: free}, ErrFull, "holds 7 MRs"},
 		"enough left":     {refusal{at: sound, errno: syscall.ENOMEM, locked: lockedMemory{limit: 0x3000, pinned: 0x1000}}, ErrFull, "holds 7 MRs"},
 		"strange":         {refusal{at: sound, errno: syscall.EINVAL, locked: free}, ErrMemory, "the memory looks sound"},
+		"lost device":     {refusal{at: sound, errno: syscall.EIO, locked: free}, ErrDevice, "the device is lost"},
+		"device gone":     {refusal{at: sound, errno: syscall.ENODEV, virtual: true, locked: free}, ErrDevice, "the device is lost"},
 		"no dma-buf":      {refusal{at: sound, errno: syscall.EOPNOTSUPP, virtual: true}, ErrMemory, "too old for dma-bufs"},
 		"other file":      {refusal{at: sound, errno: syscall.EBADF, virtual: true}, ErrMemory, "not that of a dma-buf"},
 		"short dma-buf":   {refusal{at: AddrRange{0x4000, 1}, errno: syscall.EINVAL, virtual: true}, ErrMemory, "may be shorter"},

@@ -223,7 +223,7 @@ func (l *testLane) feed(t *Ticket, c Class, pieces []Piece) {
 
 // piece is length bytes from offset from of one memory to offset to of the other.
 func piece(local, remote *memory, from, to, length int) Piece {
-	return Piece{Local: local.addr() + uint64(from), Remote: remote.addr() + uint64(to), Length: uint64(length),
+	return Piece{Local: local.addr() + uint64(from), Remote: remote.addr() + uint64(to), Length: uint32(length),
 		LKey: local.mr.LKey(), RKey: remote.mr.RKey()}
 }
 
@@ -249,6 +249,6 @@ func (m *memory) bytesAt(addr, length uint64) []byte {
 func arrived(t *testing.T, local, remote *memory, pieces []Piece) {
 	t.Helper()
 	for i, p := range pieces {
-		require.Equal(t, local.bytesAt(p.Local, p.Length), remote.bytesAt(p.Remote, p.Length), "piece %d", i)
+		require.Equal(t, local.bytesAt(p.Local, uint64(p.Length)), remote.bytesAt(p.Remote, uint64(p.Length)), "piece %d", i)
 	}
 }

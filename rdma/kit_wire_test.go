@@ -141,7 +141,7 @@ func (w *wire) pieces(offset, count, size int) []Piece {
 	pieces := make([]Piece, count)
 	for i := range pieces {
 		pieces[i] = Piece{
-			Local: at(w.local, i/8*8+(i%8*3)%8), Remote: at(w.remote, i), Length: uint64(size),
+			Local: at(w.local, i/8*8+(i%8*3)%8), Remote: at(w.remote, i), Length: uint32(size),
 			LKey: w.mr.LKey(), RKey: w.mr.RKey(), User: uint32(i),
 		}
 		if i > 0 {
@@ -156,7 +156,7 @@ func (w *wire) requireMoved(pieces []Piece) {
 	base := uint64(uintptr(unsafe.Pointer(&w.local[0])))
 	for _, p := range pieces {
 		l, r := p.Local-base, p.Remote-base-wireHalf
-		require.Equal(w.t, w.local[l:l+p.Length], w.remote[r:r+p.Length], "piece %d", p.User)
+		require.Equal(w.t, w.local[l:l+uint64(p.Length)], w.remote[r:r+uint64(p.Length)], "piece %d", p.User)
 	}
 }
 

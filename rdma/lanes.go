@@ -3,6 +3,8 @@ package rdma
 // #include "port.h"
 // #cgo noescape mcp_lane_feed
 // #cgo nocallback mcp_lane_feed
+// #cgo noescape mcp_lane_feed_runs
+// #cgo nocallback mcp_lane_feed_runs
 import "C"
 
 import (
@@ -132,11 +134,41 @@ func (l *Lane) Feed(t *Ticket, class Class, pieces []Piece, last bool) (taken in
 	if last {
 		seal = 1
 	}
-	n := C.mcp_lane_feed(l.ptr, t.ptr, C.int(class), first, C.size_t(len(pieces)), seal)
-	if n == C.size_t(C.MCP_SEALED) {
+	fed := C.mcp_lane_feed(l.ptr, t.ptr, C.int(class), first, C.size_t(len(pieces)), seal)
+	return took(fed, len(pieces))
+}
+
+// RunLimits bound a feeding of runs. Seal is as last of Feed.
+type RunLimits struct {
+	Longest uint64 // of a run, in bytes; at most LongestPiece
+	Bytes   uint64 // no more runs are taken once they have so many
+	Seal    bool
+}
+
+// FeedRuns is Feed for runs, which get the keys of their areas. It stops, too, before a run
+// that exceeds the limits or does not lie in its area. full: it stopped for want of room,
+// of which a LaneRoom event tells, or because the lane is broken.
+func (l *Lane) FeedRuns(t *Ticket, class Class, runs []Run, areas []Area, limits RunLimits) (taken int, bytes uint64, full bool) {
+	first := (*C.struct_mcp_run)(unsafe.Pointer(unsafe.SliceData(runs)))
+	area := (*C.struct_mcp_area)(unsafe.Pointer(unsafe.SliceData(areas)))
+	seal := C.int(0)
+	if limits.Seal {
+		seal = 1
+	}
+	fed := C.mcp_lane_feed_runs(l.ptr, t.ptr, C.int(class), first, C.size_t(len(runs)), area, C.size_t(len(areas)),
+		C.uint64_t(limits.Longest), C.uint64_t(limits.Bytes), seal)
+	return took(fed, len(runs)), uint64(fed.bytes), fed.full != 0
+}
+
+// took says how many of the pieces are off the caller's hands.
+func took(fed C.struct_mcp_fed, count int) int {
+	if fed.sealed != 0 {
 		panic("rdma: a sealed ticket was fed")
 	}
-	return int(n)
+	if fed.dropped != 0 {
+		return count
+	}
+	return int(fed.taken)
 }
 
 // Break stops the lane and brings its queue pairs to the error state, which it waits for.
@@ -170,4 +202,8 @@ func (l *Lane) Close() error {
 	})
 }
 
-var _ [unsafe.Sizeof(Piece{})]byte = [C.sizeof_struct_mcp_piece]byte{}
+var (
+	_ [unsafe.Sizeof(Piece{})]byte = [C.sizeof_struct_mcp_piece]byte{}
+	_ [unsafe.Sizeof(Run{})]byte   = [C.sizeof_struct_mcp_run]byte{}
+	_ [unsafe.Sizeof(Area{})]byte  = [C.sizeof_struct_mcp_area]byte{}
+)

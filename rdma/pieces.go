@@ -23,13 +23,30 @@ const (
 // Piece is a stretch of memory that is contiguous here and at the peer. Length is in
 // bytes, at most LongestPiece.
 type Piece struct {
-	Local, Remote, Length uint64
-	LKey, RKey            uint32
+	Local        uint64
+	Length, LKey uint32
+	Remote       uint64
+	RKey         uint32
 	// Joins says how the piece goes on from the one before it in the same slice. Pieces
 	// that go on at the peer may become one work request, pieces that go on at both ends
 	// one stretch of it. It has to be true; leaving it out only costs speed.
 	Joins Joins
 	User  uint32 // the caller's; comes back in Failure and Undone
+	_     uint32
+}
+
+// Run is a piece without keys: where it lies, Area, says which it gets.
+type Run struct {
+	Local, Remote, Length uint64
+	Area                  int32 // index; becomes the piece's User
+	Joins                 uint8 // as in Piece
+}
+
+// Area is memory here and at the peer that has one key each: a run that lies in both ranges
+// gets these. Sizes are in bytes.
+type Area struct {
+	Local, LocalSize, Remote, RemoteSize uint64
+	LKey, RKey                           uint32
 }
 
 // Joins is a set of bits.

@@ -21,14 +21,29 @@ struct mcp_port;
 struct mcp_lane;
 struct mcp_ticket;
 
-/* The layout of the Go type Piece. */
+/* The layout of the Go type Piece. It begins as a struct ibv_sge does, so that a request of
+ * one piece needs no other. */
 struct mcp_piece {
-    uint64_t local, remote, length;
-    uint32_t lkey, rkey;
-    uint32_t joins;
-    uint32_t user;
+    uint64_t local;
+    uint32_t length, lkey;
+    uint64_t remote;
+    uint32_t rkey, joins;
+    uint32_t user, pad;
 };
 enum { MCP_JOINS_LOCAL = 1, MCP_JOINS_REMOTE = 2 };
+
+/* The layout of the Go type Run: a piece without keys. */
+struct mcp_run {
+    uint64_t local, remote, length;
+    uint32_t area; /* index; becomes the piece's user */
+    uint8_t joins;
+};
+/* The layout of the Go type Area: where pieces may lie to have these keys. Sizes are in
+ * bytes. */
+struct mcp_area {
+    uint64_t local, local_size, remote, remote_size;
+    uint32_t lkey, rkey;
+};
 
 enum { MCP_WRITE = 0, MCP_READ = 1 };
 enum { MCP_BULK = 0, MCP_SMALL = 1 };
@@ -95,12 +110,22 @@ int mcp_lane_open(struct mcp_port *port, struct ibv_qp **qps, uint32_t count, co
 /* EBUSY while something is in flight. Nobody else uses the lane now or later. */
 int mcp_lane_close(struct mcp_lane *lane);
 
+struct mcp_fed {
+    uint64_t taken, bytes;
+    uint8_t full;    /* there was no room for the rest, or the lane is broken */
+    uint8_t dropped; /* the ticket is stopped: the rest is given up */
+    uint8_t sealed;  /* the ticket was sealed before, and took nothing */
+};
 /* Takes pieces from the front, as many as there is room for, and posts what can be
- * posted. last: seals the ticket if all were taken. A stopped ticket's pieces are all
- * taken, and dropped. MCP_SEALED: the ticket was sealed before. */
-#define MCP_SEALED ((size_t)-1)
-size_t mcp_lane_feed(struct mcp_lane *lane, struct mcp_ticket *ticket, int class, const struct mcp_piece *pieces,
-                     size_t count, int last);
+ * posted. last: seals the ticket if all were taken. */
+struct mcp_fed mcp_lane_feed(struct mcp_lane *lane, struct mcp_ticket *ticket, int class,
+                             const struct mcp_piece *pieces, size_t count, int last);
+/* The same of runs, which become pieces with the keys of their areas. It stops before a run
+ * that is longer than longest, or does not lie in its area, and after one with which they
+ * have most_bytes or more. */
+struct mcp_fed mcp_lane_feed_runs(struct mcp_lane *lane, struct mcp_ticket *ticket, int class,
+                                  const struct mcp_run *runs, size_t count, const struct mcp_area *areas,
+                                  size_t area_count, uint64_t longest, uint64_t most_bytes, int last);
 
 /* Returns when every queue pair is in the error state and not used any more. */
 void mcp_lane_break(struct mcp_lane *lane);

@@ -36,73 +36,102 @@ static uint32_t reads_in_flight(const struct mcp_queue *q) {
     return q->reads_posted - atomic_load_explicit(&q->reads_retired, memory_order_acquire);
 }
 
-/* Makes a work request of the piece at next and of those behind it, before end, that go on
- * where it ends at the peer. Returns the index of the first piece that is not in it. */
-static inline uint32_t build(const struct mcp_queue *q, struct ibv_send_wr *wr, uint32_t next, uint32_t end,
-                             uint32_t sges, uint64_t most, uint64_t *total) {
-    const struct mcp_piece *piece = &q->ring[next & q->ring_mask];
-    struct ibv_sge *sge = wr->sg_list;
-    const struct ibv_sge *last = sge + sges - 1;
-    uint64_t bytes = piece->length;
-    uint32_t rkey = piece->rkey;
+_Static_assert(offsetof(struct mcp_piece, local) == offsetof(struct ibv_sge, addr) &&
+                   offsetof(struct mcp_piece, length) == offsetof(struct ibv_sge, length) &&
+                   offsetof(struct mcp_piece, lkey) == offsetof(struct ibv_sge, lkey),
+               "a piece begins as an ibv_sge");
 
-    wr->wr.rdma.remote_addr = piece->remote;
-    wr->wr.rdma.rkey = rkey;
-    sge->addr = piece->local;
-    sge->length = (uint32_t)bytes;
-    sge->lkey = piece->lkey;
+/* The pieces from first on, before end, that go on where the one before ends at the peer, in one
+ * request. Returns the index of the first that is not in it. It is rare, so it is apart. */
+static __attribute__((noinline)) uint32_t gather(const struct mcp_queue *q, struct ibv_send_wr *wr,
+                                                 struct ibv_sge *list, uint32_t first, uint32_t end, uint32_t sges,
+                                                 uint64_t most) {
+    const struct mcp_piece *piece = &q->ring[first & q->ring_mask];
+    struct ibv_sge *sge = list;
+    const struct ibv_sge *last = list + sges - 1;
+    uint64_t bytes = piece->length;
+    uint32_t rkey = piece->rkey, next = first;
+    *sge = *wr->sg_list;
     while (++next != end) {
         piece = &q->ring[next & q->ring_mask];
         if (!(piece->joins & MCP_JOINS_REMOTE) || piece->rkey != rkey || bytes + piece->length > most)
             break;
         if ((piece->joins & MCP_JOINS_LOCAL) && piece->lkey == sge->lkey) {
-            sge->length += (uint32_t)piece->length;
+            sge->length += piece->length;
         } else if (sge != last) {
             sge++;
             sge->addr = piece->local;
-            sge->length = (uint32_t)piece->length;
+            sge->length = piece->length;
             sge->lkey = piece->lkey;
         } else {
             break;
         }
         bytes += piece->length;
     }
-    wr->num_sge = bytes == 0 ? 0 : (int)(sge - wr->sg_list) + 1;
-    *total += bytes;
+    wr->sg_list = list;
+    wr->num_sge = bytes == 0 ? 0 : (int)(sge - list) + 1;
+    return next;
+}
+
+/* Makes requests of the pieces [from, end), at most most of them, into the chain's places from
+ * count on. Returns the index of the first piece that is in none. */
+static uint32_t build(struct mcp_queue *q, struct chain *chain, uint32_t from, uint32_t end, uint32_t most, bool read,
+                      uint64_t *total) {
+    const struct mcp_lane_config *config = &q->lane->config;
+    /* In registers: the stores below might change the queue, for all that a compiler knows. */
+    struct mcp_piece *const ring = q->ring, *piece = &ring[from & q->ring_mask];
+    struct ibv_send_wr *wr = &q->wrs[chain->count];
+    uint32_t *const firsts = q->firsts;
+    const uint32_t ring_mask = q->ring_mask, slot_mask = q->slot_mask;
+    const uint32_t sges = read ? config->scatter : config->gather;
+    const uint64_t id = q->id, longest = q->lane->gather_bytes, at_once = read ? 0 : config->inline_bytes;
+    const enum ibv_wr_opcode opcode = read ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
+    uint32_t next = from, seq = chain->seq + chain->count, n = 0;
+    uint64_t sum = 0;
+    for (; n < most && next != end; n++, wr++, seq++) {
+        uint64_t bytes = piece->length;
+        firsts[seq & slot_mask] = next;
+        wr->wr_id = id | seq;
+        wr->sg_list = (struct ibv_sge *)(void *)piece;
+        wr->num_sge = bytes != 0;
+        wr->opcode = opcode;
+        wr->wr.rdma.remote_addr = piece->remote;
+        wr->wr.rdma.rkey = piece->rkey;
+        uint32_t first = next++;
+        piece = &ring[next & ring_mask];
+        if (next != end && (piece->joins & MCP_JOINS_REMOTE)) {
+            next = gather(q, wr, q->sges + (size_t)(chain->count + n) * q->list, first, end, sges, longest);
+            piece = &ring[next & ring_mask];
+            bytes = bytes_of(q, first, next);
+        }
+        wr->send_flags = bytes <= at_once ? IBV_SEND_INLINE : 0;
+        sum += bytes;
+    }
+    chain->count += n;
+    *total = sum;
     return next;
 }
 
 /* Adds requests of one load to a chain, up to room in all. False: reads have to wait. */
 static bool fill(struct mcp_queue *q, struct chain *chain, struct pen *pen, const struct load *load, uint32_t room) {
-    const struct mcp_lane_config *config = &q->lane->config;
     bool read = load->back || load->ticket->op == MCP_READ;
-    uint32_t sges = read ? config->scatter : config->gather, n = chain->count, next = pen->next;
-    uint64_t most = q->lane->gather_bytes, at_once = read ? 0 : config->inline_bytes, bytes = 0;
-    enum ibv_wr_opcode opcode = read ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
+    uint32_t most = room - chain->count, before = chain->count, next;
+    uint64_t bytes;
     if (read) {
-        uint32_t reads = reads_in_flight(q);
-        if (reads >= config->read_depth)
+        uint32_t reads = reads_in_flight(q), may = q->lane->config.read_depth;
+        if (reads >= may)
             return false;
-        if (room > n + config->read_depth - reads)
-            room = n + config->read_depth - reads;
+        if (most > may - reads)
+            most = may - reads;
     }
-    for (; n < room && next != load->dropped; n++) {
-        struct ibv_send_wr *wr = &q->wrs[n];
-        uint64_t before = bytes;
-        q->firsts[(chain->seq + n) & q->slot_mask] = next;
-        wr->wr_id = q->id | (chain->seq + n);
-        wr->opcode = opcode;
-        next = build(q, wr, next, load->dropped, sges, most, &bytes);
-        wr->send_flags = bytes - before <= at_once ? IBV_SEND_INLINE : 0;
-    }
+    next = build(q, chain, pen->next, load->dropped, most, read, &bytes);
     add_run(q, (struct run){.ticket = load->ticket,
                             .bytes = load->back ? 0 : bytes,
                             .pieces = next - pen->next,
                             .read = read,
-                            .end = chain->seq + n});
+                            .end = chain->seq + chain->count});
     if (read)
-        q->reads_posted += n - chain->count;
-    chain->count = n;
+        q->reads_posted += chain->count - before;
     pen->next = next;
     if (next == load->end)
         pen->load++;

@@ -10,6 +10,24 @@
 #define SHARE_PIECES (2 * CHAIN)
 #define SHARE_BYTES (UINT64_C(256) << 10)
 
+struct span {
+    struct mcp_queue *from, *to;
+};
+
+struct meal { /* what one call feeds: pieces, or runs */
+    struct mcp_lane *lane;
+    struct mcp_ticket *ticket;
+    const struct mcp_piece *pieces;
+    const struct mcp_run *runs;
+    const struct mcp_area *areas;
+    size_t count, area_count;
+    uint64_t longest, most_bytes; /* of a run, of all */
+    bool last;
+    struct span span;
+    size_t taken;
+    uint64_t bytes; /* of those taken */
+};
+
 static uint32_t room_of(const struct mcp_queue *q) {
     return q->ring_mask + 1 -
            (atomic_load_explicit(&q->fed, memory_order_relaxed) -
@@ -20,10 +38,6 @@ static uint64_t outstanding(const struct mcp_queue *q) {
     return q->fed_work - atomic_load_explicit(&q->retired_work, memory_order_relaxed) -
            atomic_load_explicit(&q->dropped_work, memory_order_relaxed);
 }
-
-struct span {
-    struct mcp_queue *from, *to;
-};
 
 /* The queues that pieces of a kind may go to. Queues serve in order: the last is for
  * small calls, so that they do not wait behind a large one. Large reads have one queue:
@@ -60,46 +74,79 @@ static void publish(struct mcp_queue *q, struct load load, uint32_t fed, uint64_
     atomic_store_explicit(&q->fed, fed, memory_order_release);
 }
 
-/* How many pieces from the front q may get: that is what there is room for, or, where
- * queues share, as many as keep them level. bytes: of these. */
-static uint32_t portion(const struct mcp_queue *q, const struct mcp_piece *pieces, size_t count, bool share,
-                        uint64_t *bytes) {
-    uint32_t n = 0, most = room_of(q);
-    uint64_t enough = share ? SHARE_BYTES : UINT64_MAX, sum = 0;
-    if (share && most > SHARE_PIECES)
-        most = SHARE_PIECES;
-    if (count < most)
-        most = (uint32_t)count;
-    while (n < most && sum < enough && pieces[n].length <= MCP_LONGEST)
-        sum += pieces[n++].length;
+/* Copies pieces from the front of a meal to behind the last of q, at most so many, and no
+ * more once they have enough bytes. Returns how many, and their bytes. */
+static uint32_t copy_pieces(struct mcp_queue *q, const struct meal *m, uint32_t most, uint64_t enough,
+                            uint64_t *bytes) {
+    const struct mcp_piece *from = m->pieces + m->taken;
+    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed), n = 0;
+    uint64_t sum = 0;
+    for (; n < most && sum < enough && from[n].length <= MCP_LONGEST; n++) {
+        q->ring[(fed + n) & q->ring_mask] = from[n];
+        sum += from[n].length;
+    }
     *bytes = sum;
     return n;
 }
 
-static void copy(struct mcp_queue *q, uint32_t to, const struct mcp_piece *pieces, uint32_t n) {
-    uint32_t at = to & q->ring_mask, straight = q->ring_mask + 1 - at;
-    if (straight > n)
-        straight = n;
-    memcpy(&q->ring[at], pieces, straight * sizeof *pieces);
-    memcpy(q->ring, pieces + straight, (n - straight) * sizeof *pieces);
+static inline bool holds(uint64_t start, uint64_t size, uint64_t at, uint64_t length) {
+    return length <= size && at - start <= size - length;
 }
 
-enum { TOO_LONG = -1, CLOSED = -2, BROKEN = -3 };
+/* The same of runs, which get the keys of their areas. */
+static uint32_t copy_runs(struct mcp_queue *q, const struct meal *m, uint32_t most, uint64_t enough,
+                          uint64_t *bytes) {
+    const struct mcp_run *from = m->runs + m->taken;
+    const struct mcp_area *areas = m->areas;
+    struct mcp_piece *ring = q->ring;
+    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed), mask = q->ring_mask, n = 0;
+    uint64_t sum = 0;
+    for (; n < most && sum < enough; n++) {
+        const struct mcp_run *run = &from[n];
+        if (run->area >= m->area_count || run->length > m->longest)
+            break;
+        const struct mcp_area *area = &areas[run->area];
+        if (!holds(area->local, area->local_size, run->local, run->length) ||
+            !holds(area->remote, area->remote_size, run->remote, run->length))
+            break;
+        struct mcp_piece *piece = &ring[(fed + n) & mask];
+        piece->local = run->local;
+        piece->remote = run->remote;
+        piece->length = (uint32_t)run->length;
+        piece->lkey = area->lkey;
+        piece->rkey = area->rkey;
+        piece->joins = run->joins;
+        piece->user = run->area;
+        sum += run->length;
+    }
+    *bytes = sum;
+    return n;
+}
 
-/* Copies pieces from the front into q, which has room. Returns how many, or why none. */
-static int64_t append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *pieces, size_t count,
-                      bool share) {
-    uint64_t bytes;
-    uint32_t n = portion(q, pieces, count, share, &bytes);
-    uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed);
+enum { STRANGE = -1, CLOSED = -2, BROKEN = -3 };
+
+/* Copies from the front of a meal into q, which has room: as much as there is room for, or,
+ * where queues share, as keeps them level. Returns how many pieces, or why none. */
+static int64_t append(struct mcp_queue *q, struct meal *m, bool share) {
+    uint32_t most = room_of(q), n, fed = atomic_load_explicit(&q->fed, memory_order_relaxed);
+    uint64_t enough = m->most_bytes - m->bytes, bytes;
+    if (share && most > SHARE_PIECES)
+        most = SHARE_PIECES;
+    if (share && enough > SHARE_BYTES)
+        enough = SHARE_BYTES;
+    if (m->count - m->taken < most)
+        most = (uint32_t)(m->count - m->taken);
+    n = m->runs != NULL ? copy_runs(q, m, most, enough, &bytes) : copy_pieces(q, m, most, enough, &bytes);
     if (n == 0)
-        return TOO_LONG;
-    copy(q, fed, pieces, n);
-    if (!port_ticket_count(t, n)) /* before anybody can retire them */
+        return STRANGE;
+    if (!port_ticket_count(m->ticket, n)) /* before anybody can retire them */
         return CLOSED;
-    port_touch(q, t, &pieces[n - 1]);
+    m->taken += n;
+    m->bytes += bytes;
+    port_touch(q, m->ticket, &q->ring[(fed + n - 1) & q->ring_mask]);
     fed += n;
-    publish(q, (struct load){.ticket = t, .end = fed, .dropped = fed}, fed, bytes + (uint64_t)n * PIECE_WEIGHT);
+    publish(q, (struct load){.ticket = m->ticket, .end = fed, .dropped = fed}, fed,
+            bytes + (uint64_t)n * PIECE_WEIGHT);
     return n;
 }
 
@@ -130,7 +177,7 @@ void port_room(struct mcp_queue *q) {
  * feeding. */
 void port_append(struct mcp_queue *q, struct mcp_ticket *t, const struct mcp_piece *piece, bool back) {
     uint32_t fed = atomic_load_explicit(&q->fed, memory_order_relaxed);
-    copy(q, fed, piece, 1);
+    q->ring[fed & q->ring_mask] = *piece;
     fed++;
     publish(q, (struct load){.ticket = t, .end = fed, .dropped = fed, .back = back}, fed,
             PIECE_WEIGHT + (back ? 0 : piece->length));
@@ -149,14 +196,7 @@ static void too_long(struct mcp_lane *lane, struct mcp_ticket *t, const struct m
     port_break(lane, &why);
 }
 
-struct meal { /* one call of mcp_lane_feed */
-    struct mcp_lane *lane;
-    struct mcp_ticket *ticket;
-    const struct mcp_piece *pieces;
-    size_t count, taken;
-    struct span span;
-    bool last;
-};
+static bool is_sated(const struct meal *m) { return m->taken == m->count || m->bytes >= m->most_bytes; }
 
 /* Takes what there is room for. 0 or more, or why no more can be taken. */
 static int64_t take(struct meal *m) {
@@ -166,15 +206,13 @@ static int64_t take(struct meal *m) {
     pthread_mutex_lock(&m->lane->feeding);
     if (is_broken(m->lane))
         n = BROKEN;
-    while (n >= 0 && m->taken < m->count) {
+    while (n >= 0 && !is_sated(m)) {
         struct mcp_queue *q = least(m->span);
         if (q == NULL)
             break;
-        n = append(q, m->ticket, m->pieces + m->taken, m->count - m->taken, share);
-        if (n > 0) {
-            m->taken += (size_t)n;
+        n = append(q, m, share);
+        if (n > 0)
             fed |= 1u << q->index;
-        }
     }
     if (n >= 0 && m->last && m->taken == m->count && port_ticket_close(m->ticket))
         fed |= port_seal(m->lane, m->ticket);
@@ -199,26 +237,62 @@ static bool help(struct meal *m) {
     struct mcp_port *port = m->lane->port;
     if (!is_busy(m->span) || !gate_is_free(&port->polling) || port_try_sweep(port) == 0)
         return false;
-    atomic_fetch_add_explicit(&port->helped, 1, memory_order_relaxed);
+    port_helped(port);
     return true;
 }
 
-size_t mcp_lane_feed(struct mcp_lane *lane, struct mcp_ticket *t, int class, const struct mcp_piece *pieces,
-                     size_t count, int last) {
-    struct meal m = {lane, t, pieces, count, 0, queues_for(lane, t, class), last};
+static struct mcp_fed feed(struct meal *m) {
+    struct mcp_fed fed = {0};
     int64_t n;
-    while ((n = take(&m)) >= 0)
-        if (!help(&m) || m.taken == count)
+    while ((n = take(m)) >= 0)
+        if (!help(m) || is_sated(m))
             break;
-    if (n == TOO_LONG)
-        too_long(lane, t, &pieces[m.taken]);
+    fed.taken = m->taken;
+    fed.bytes = m->bytes;
+    if (n == STRANGE && m->runs == NULL)
+        too_long(m->lane, m->ticket, &m->pieces[m->taken]);
+    else if (n == CLOSED && atomic_load_explicit(&m->ticket->stopped, memory_order_acquire))
+        fed.dropped = 1;
     else if (n == CLOSED)
-        return atomic_load_explicit(&t->stopped, memory_order_acquire) ? count : MCP_SEALED;
-    else if (n >= 0 && m.taken < count)
-        want_room(m.span);
-    if (last || m.taken < count)
-        port_lean(lane->port);
-    return m.taken;
+        fed.sealed = 1;
+    else if (n >= 0 && !is_sated(m)) {
+        fed.full = 1;
+        want_room(m->span);
+    }
+    if (n == BROKEN)
+        fed.full = 1;
+    /* Who feeds the last goes away, unless it is to wait. */
+    if (fed.full || (m->last && !port_ticket_is_awaited(m->ticket)))
+        port_lean(m->lane->port);
+    return fed;
+}
+
+struct mcp_fed mcp_lane_feed(struct mcp_lane *lane, struct mcp_ticket *t, int class, const struct mcp_piece *pieces,
+                             size_t count, int last) {
+    struct meal m = {.lane = lane,
+                     .ticket = t,
+                     .pieces = pieces,
+                     .count = count,
+                     .most_bytes = UINT64_MAX,
+                     .last = last,
+                     .span = queues_for(lane, t, class)};
+    return feed(&m);
+}
+
+struct mcp_fed mcp_lane_feed_runs(struct mcp_lane *lane, struct mcp_ticket *t, int class, const struct mcp_run *runs,
+                                  size_t count, const struct mcp_area *areas, size_t area_count, uint64_t longest,
+                                  uint64_t most_bytes, int last) {
+    struct meal m = {.lane = lane,
+                     .ticket = t,
+                     .runs = runs,
+                     .areas = areas,
+                     .count = count,
+                     .area_count = area_count,
+                     .longest = longest < MCP_LONGEST ? longest : MCP_LONGEST,
+                     .most_bytes = most_bytes,
+                     .last = last,
+                     .span = queues_for(lane, t, class)};
+    return feed(&m);
 }
 
 /* The pieces are counted already. If their ticket is closed its read-backs were made

@@ -59,6 +59,8 @@ struct mcp_queue {
     struct run *runs;
     uint32_t *firsts;        /* the first piece of each request */
     struct ibv_send_wr *wrs; /* CHAIN of them, linked */
+    struct ibv_sge *sges;    /* a list for each, of those that have several pieces */
+    uint32_t list;           /* how long a list may be */
     uint64_t id;             /* upper half of its wr_ids */
     uint32_t ring_mask, slot_mask;
     uint32_t place; /* in the table */
@@ -136,7 +138,8 @@ struct mcp_lane {
 /* The state: whether the ticket ended, whether somebody was told, and who waits. */
 #define STATE_ENDED (1u << 31)
 #define STATE_CLAIMED (1u << 30)
-#define STATE_WAITERS (STATE_CLAIMED - 1)
+#define STATE_ASLEEP (1u << 29) /* a waiter may be, now or before */
+#define STATE_WAITERS (STATE_ASLEEP - 1)
 
 struct mcp_ticket {
     _Alignas(LINE) _Atomic uint64_t account;
@@ -182,8 +185,9 @@ struct mcp_port {
     _Atomic uint32_t closing;
     _Atomic uint32_t kicked;   /* wake_fd was written and not yet read */
     _Atomic uint32_t refusals; /* queues that the poller has to try again */
-    _Atomic uint32_t helped;   /* raised when a feeder took completions */
+    _Atomic uint32_t helped;   /* a feeder or waiter takes completions, and has not leaned since */
     _Atomic uint32_t sleepers; /* who wait for a ticket */
+    _Atomic uint32_t open;     /* tickets that have not ended */
     _Atomic uint32_t napping;  /* the poller does, see port_poller.c */
 
     _Alignas(LINE) struct gate polling;
@@ -241,6 +245,11 @@ void port_calm(struct mcp_queue *q);
 void port_pump(struct mcp_queue *q);
 void port_let_go(struct mcp_queue *q);
 
+/* Somebody else than the poller took completions. */
+static inline void port_helped(struct mcp_port *port) {
+    atomic_store_explicit(&port->helped, 1, memory_order_relaxed);
+}
+
 /* port_chain.c */
 struct chain port_chain(struct mcp_queue *q, uint32_t seq, uint32_t room);
 struct chain port_tail(struct mcp_queue *q, uint32_t seq);
@@ -272,6 +281,7 @@ void port_quiet(struct mcp_queue *q);
 /* port_ticket.c */
 bool port_ticket_close(struct mcp_ticket *t);
 bool port_ticket_is_closed(struct mcp_ticket *t);
+bool port_ticket_is_awaited(struct mcp_ticket *t);
 bool port_ticket_count(struct mcp_ticket *t, uint64_t pieces);
 void port_ticket_hold(struct mcp_ticket *t, uint64_t pieces);
 void port_ticket_release(struct mcp_ticket *t, uint64_t pieces);

@@ -23,13 +23,13 @@ static uint32_t power_of_two(uint32_t at_least) {
 }
 
 static void free_queue(struct mcp_queue *q) {
-    if (q->wrs != NULL)
-        free(q->wrs[0].sg_list);
+    free(q->sges);
     free(q->wrs);
     free(q->firsts);
     free(q->runs);
     free(q->loads);
     free(q->ring);
+    q->sges = NULL;
     q->wrs = NULL;
     q->firsts = NULL;
     q->runs = NULL;
@@ -39,15 +39,12 @@ static void free_queue(struct mcp_queue *q) {
 
 static int make_requests(struct mcp_queue *q, uint32_t sges) {
     q->wrs = zeroed(CHAIN, sizeof *q->wrs);
-    struct ibv_sge *list = zeroed((size_t)CHAIN * sges, sizeof *list);
-    if (q->wrs == NULL || list == NULL) {
-        free(list);
+    q->sges = zeroed((size_t)CHAIN * sges, sizeof *q->sges);
+    q->list = sges;
+    if (q->wrs == NULL || q->sges == NULL)
         return ENOMEM;
-    }
-    for (uint32_t i = 0; i < CHAIN; i++) {
-        q->wrs[i].sg_list = list + (size_t)i * sges;
-        q->wrs[i].next = i + 1 < CHAIN ? &q->wrs[i + 1] : NULL;
-    }
+    for (uint32_t i = 0; i + 1 < CHAIN; i++)
+        q->wrs[i].next = &q->wrs[i + 1];
     return 0;
 }
 

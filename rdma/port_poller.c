@@ -97,23 +97,35 @@ static void rest(struct mcp_port *port, struct pollfd fds[2]) {
 }
 
 /*
- * While a feeder takes completions itself the poller would be woken for each arming, find
- * nothing, and contend for the queues. It leaves them to the feeder for NAP_NS then,
- * unless somebody sleeps until a ticket ends: a sleeper first counts itself and then looks
- * whether the poller naps, the poller first says so and then looks for sleepers.
+ * While a feeder or a waiter takes completions itself the poller would be woken for each
+ * arming, find nothing, and contend for the queues. It leaves them to that thread then, until somebody
+ * counts on it (port_lean): who sleeps until a ticket ends, a feeder that is turned away, one
+ * that is done while something is in flight. A sleeper first counts itself and then looks
+ * whether the poller naps, the poller first says so and then looks for sleepers. The time
+ * is for a feeder that stops for a reason that nobody sees, such as a preemption; to be woken
+ * by a clock costs as much as a thousand pieces.
  */
-#define NAP_NS 100000
+#define NAP_NS 1000000
 
-static void nap(struct mcp_port *port, struct pollfd *wake) {
+/* True: somebody counts on the poller. */
+static bool nap(struct mcp_port *port, struct pollfd *wake) {
     const struct timespec time = {.tv_nsec = NAP_NS};
+    bool leans = true;
     atomic_store_explicit(&port->napping, 1, memory_order_seq_cst);
-    if (atomic_load_explicit(&port->sleepers, memory_order_seq_cst) == 0 && ppoll(wake, 1, &time, NULL) > 0)
-        take_kick(port);
+    if (atomic_load_explicit(&port->sleepers, memory_order_seq_cst) == 0 &&
+        atomic_exchange_explicit(&port->helped, 0, memory_order_seq_cst)) {
+        leans = ppoll(wake, 1, &time, NULL) > 0;
+        if (leans)
+            take_kick(port);
+    }
     atomic_store_explicit(&port->napping, 0, memory_order_relaxed);
+    return leans;
 }
 
-/* For those who count on the poller from now on. */
+/* For those who count on the poller from now on. Either the poller sees that help is over, or
+ * that it naps is seen here: both write first and read then. */
 void port_lean(struct mcp_port *port) {
+    atomic_store_explicit(&port->helped, 0, memory_order_seq_cst);
     if (atomic_load_explicit(&port->napping, memory_order_seq_cst))
         port_kick(port);
 }
@@ -121,14 +133,13 @@ void port_lean(struct mcp_port *port) {
 static void *run(void *argument) {
     struct mcp_port *port = argument;
     struct pollfd fds[2] = {{.fd = port->channel->fd, .events = POLLIN}, {.fd = port->wake_fd, .events = POLLIN}};
-    uint32_t helped = 0;
+    bool leaned = false;
     while (!atomic_load_explicit(&port->closing, memory_order_acquire)) {
-        uint32_t now = atomic_load_explicit(&port->helped, memory_order_relaxed);
-        if (now != helped) {
-            helped = now;
-            nap(port, &fds[1]);
+        if (atomic_load_explicit(&port->helped, memory_order_relaxed) && !leaned) {
+            leaned = nap(port, &fds[1]); /* and look whether the port is being closed */
             continue;
         }
+        leaned = false;
         port_try_sweep(port);
         if (port->spin_ns != 0)
             spin(port);

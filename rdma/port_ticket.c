@@ -29,6 +29,7 @@ void mcp_ticket_start(struct mcp_ticket *t, int op) {
     atomic_store_explicit(&t->stopped, 0, memory_order_relaxed);
     atomic_store_explicit(&t->state, 0, memory_order_relaxed);
     atomic_store_explicit(&t->account, 1, memory_order_release);
+    atomic_fetch_add_explicit(&t->port->open, 1, memory_order_relaxed);
 }
 
 uint64_t *mcp_ticket_done(struct mcp_ticket *t) { return (uint64_t *)&t->done; }
@@ -48,6 +49,7 @@ static void wake(struct mcp_ticket *t) {
  * of its next life for nothing, and the memory stays until the port is closed.
  */
 static void end(struct mcp_ticket *t) {
+    atomic_fetch_sub_explicit(&t->port->open, 1, memory_order_relaxed);
     uint32_t seen = atomic_load_explicit(&t->state, memory_order_relaxed), next;
     do
         next = seen | STATE_ENDED | ((seen & STATE_WAITERS) == 0 ? STATE_CLAIMED : 0);
@@ -55,7 +57,7 @@ static void end(struct mcp_ticket *t) {
                                                   memory_order_relaxed));
     if (next & STATE_CLAIMED)
         port_event(t->port, &t->node, MCP_TICKET_ENDED);
-    else
+    else if (next & STATE_ASLEEP)
         wake(t);
 }
 
@@ -114,6 +116,10 @@ static int leave(struct mcp_ticket *t) {
     return claims;
 }
 
+bool port_ticket_is_awaited(struct mcp_ticket *t) {
+    return (atomic_load_explicit(&t->state, memory_order_relaxed) & STATE_WAITERS) != 0;
+}
+
 static bool ended(struct mcp_ticket *t) {
     return atomic_load_explicit(&t->state, memory_order_acquire) & STATE_ENDED;
 }
@@ -132,7 +138,7 @@ static void poll_for(struct mcp_ticket *t, uint64_t until) {
 
 static void sleep_on(struct mcp_ticket *t, const struct timespec *until) {
     for (;;) {
-        uint32_t seen = atomic_load_explicit(&t->state, memory_order_acquire);
+        uint32_t seen = atomic_fetch_or_explicit(&t->state, STATE_ASLEEP, memory_order_acq_rel) | STATE_ASLEEP;
         if (seen & STATE_ENDED)
             return;
         /* EINTR, and EAGAIN when the word has changed: look again. */
@@ -151,17 +157,20 @@ int mcp_ticket_wait(struct mcp_ticket *t, int64_t timeout_ns, int expected) {
 
     if (!expected)
         mcp_ticket_expect(t);
-    uint64_t spin = t->port->spin_ns; /* 0 where cores are scarce */
+    struct mcp_port *port = t->port;
+    uint64_t spin = port->spin_ns; /* 0 where cores are scarce */
     if (spin != 0)
         poll_for(t, now + spin < end ? now + spin : end);
-    else if (!ended(t) && gate_is_free(&t->port->polling))
-        port_try_sweep(t->port); /* a fast device is done already, and then nobody need wake anybody */
+    else if (!ended(t) && gate_is_free(&port->polling) && port_try_sweep(port) != 0)
+        port_helped(port); /* a fast device is done already, and then nobody need wake anybody */
     if (timeout_ns != 0 && !ended(t)) {
         struct timespec until = {.tv_sec = (time_t)(end / 1000000000u), .tv_nsec = (long)(end % 1000000000u)};
-        atomic_fetch_add_explicit(&t->port->sleepers, 1, memory_order_seq_cst);
-        port_lean(t->port);
+        atomic_fetch_add_explicit(&port->sleepers, 1, memory_order_seq_cst);
+        port_lean(port);
         sleep_on(t, &until);
-        atomic_fetch_sub_explicit(&t->port->sleepers, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&port->sleepers, 1, memory_order_relaxed);
     }
+    if (atomic_load_explicit(&port->open, memory_order_relaxed) != 0)
+        port_lean(port); /* there are others, and this thread goes away */
     return leave(t);
 }

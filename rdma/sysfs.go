@@ -40,6 +40,12 @@ func Devices(root string) ([]Device, error) {
 	return devices, nil
 }
 
+// IsSoftware tells whether the processor does a device's work, as for soft-RoCE: such a device
+// names the network interface that it sits on.
+func IsSoftware(root, name string) bool {
+	return read(filepath.Join(root, classDir, name), "parent") != ""
+}
+
 func readDevice(root, name string) Device {
 	dir := filepath.Join(root, classDir, name)
 	device := Device{

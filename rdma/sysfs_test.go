@@ -47,6 +47,13 @@ func TestDevices(t *testing.T) {
 	require.True(t, soft.Usable())
 }
 
+func TestSoftwareDevice(t *testing.T) {
+	root := twoSockets(t).root
+	require.True(t, IsSoftware(root, "rxe0"))
+	require.False(t, IsSoftware(root, "mlx5_0"))
+	require.False(t, IsSoftware(root, "mlx5_9"))
+}
+
 func TestInfiniBandPort(t *testing.T) {
 	host := newFakeHost(t)
 	dir := host.pciDevice("ib0", "pci0000:00/0000:05:00.0", "-1")

@@ -25,6 +25,7 @@
 #define FEEDERS 2
 #define CELLS_EACH 1500
 #define QPS 4
+#define MOST_FED 120 /* pieces at a time */
 #define DEADLINE 60 /* seconds for a round */
 
 struct job { /* a ticket and what it is for */
@@ -52,6 +53,7 @@ static struct {
     uint32_t lane_id, breaks;
     bool read_back, may_break;
     uint32_t *allowed; /* executions of each cell */
+    struct mcp_area areas[TICKETS * CELLS_EACH]; /* of the piece that begins there; size 0: to be learned */
     pthread_rwlock_t swap; /* held to read by those who use path.lane */
     pthread_mutex_t mutex; /* guards the rest */
     pthread_cond_t changed;
@@ -122,6 +124,17 @@ static uint32_t joins_of(const struct mcp_piece *before, const struct mcp_piece 
            (before->remote + before->length == piece->remote ? MCP_JOINS_REMOTE : 0);
 }
 
+static void learn(const struct mcp_piece *piece) {
+    world.areas[piece->user] = (struct mcp_area){
+        .local = piece->local - CELL,
+        .local_size = piece->length + CELL,
+        .remote = piece->remote,
+        .remote_size = piece->length,
+        .lkey = piece->lkey,
+        .rkey = piece->rkey,
+    };
+}
+
 static void lay_out_job(uint64_t *random, struct job *job, uint32_t number) {
     job->first = number * CELLS_EACH;
     job->cells = 1 + draw(random, CELLS_EACH);
@@ -143,6 +156,8 @@ static void lay_out_job(uint64_t *random, struct job *job, uint32_t number) {
             .rkey = nic_cells[at].rkey,
             .user = at,
         };
+        if (draw(random, 16) != 0)
+            learn(piece);
         for (; cells > 0; cells--, at++) {
             nic_cells[at].ticket = number;
             nic_cells[at].read = job->op == MCP_READ;
@@ -225,6 +240,48 @@ static void wait_for_room(uint64_t before) {
     pthread_mutex_unlock(&world.mutex);
 }
 
+/* Feeds the same pieces in one of both ways; full: not all, for want of room. */
+static size_t feed_to(struct mcp_lane *lane, struct job *job, uint64_t *random, size_t n, bool last, bool *full) {
+    const struct mcp_piece *pieces = job->pieces + job->fed;
+    struct mcp_fed fed;
+    *full = false;
+    if (draw(random, 2)) {
+        fed = mcp_lane_feed(lane, job->ticket, job->class, pieces, n, last);
+    } else {
+        struct mcp_run runs[MOST_FED];
+        uint64_t longest = (1 + draw(random, 8)) * CELL, bytes = (1 + draw(random, 400)) * CELL;
+        for (size_t i = 0; i < n; i++)
+            runs[i] = (struct mcp_run){.local = pieces[i].local,
+                                       .remote = pieces[i].remote,
+                                       .length = pieces[i].length,
+                                       .area = pieces[i].user,
+                                       .joins = (uint8_t)pieces[i].joins};
+        fed = mcp_lane_feed_runs(lane, job->ticket, job->class, runs, n, world.areas, TICKETS * CELLS_EACH, longest,
+                                 bytes, last);
+        uint64_t sum = 0;
+        for (size_t i = 0; i < fed.taken; i++)
+            sum += runs[i].length;
+        if (fed.bytes != sum)
+            die("%llu bytes are said to be taken, of runs of %llu", (unsigned long long)fed.bytes,
+                (unsigned long long)sum);
+        if (fed.taken < n && !fed.full && !fed.dropped && fed.bytes < bytes) {
+            const struct mcp_piece *strange = &pieces[fed.taken];
+            if (strange->length <= longest && world.areas[strange->user].local_size != 0)
+                die("feeding stops before a run like any other");
+            learn(strange);
+            if (strange->length > longest) { /* which only pieces may be */
+                struct mcp_fed one = mcp_lane_feed(lane, job->ticket, job->class, strange, 1, last && fed.taken + 1 == n);
+                one.taken += fed.taken;
+                fed = one;
+            }
+        }
+    }
+    if (fed.sealed)
+        die("a ticket that is not sealed counts as sealed");
+    *full = fed.full;
+    return fed.dropped ? n : fed.taken;
+}
+
 /* Feeds some pieces of a job; false once there are no more to come. */
 static bool feed_some(struct job *job, uint64_t *random) {
     if (job->fed >= job->stop_at && !atomic_load(&job->stopped)) {
@@ -233,22 +290,23 @@ static bool feed_some(struct job *job, uint64_t *random) {
         return draw(random, 2); /* feeding may go on, and does nothing */
     }
     uint64_t before = rooms();
-    size_t n = 1 + draw(random, 120);
+    size_t n = 1 + draw(random, MOST_FED);
     if (n > job->count - job->fed)
         n = job->count - job->fed;
     bool last = job->fed + n == job->count && !job->seal_apart;
     pthread_rwlock_rdlock(&world.swap);
-    size_t taken = mcp_lane_feed(world.path.lane, job->ticket, job->class, job->pieces + job->fed, n, last);
+    bool full;
+    size_t taken = feed_to(world.path.lane, job, random, n, last, &full);
     if (world.may_break && draw(random, 400) == 0)
         mcp_lane_break(world.path.lane);
     pthread_rwlock_unlock(&world.swap);
     if (taken > n)
         die("%zu pieces taken of %zu", taken, n);
     job->fed += taken;
-    if (taken < n) {
+    if (full)
         wait_for_room(before);
+    if (taken < n)
         return true;
-    }
     if (job->fed == job->count && job->seal_apart)
         mcp_ticket_seal(job->ticket);
     return job->fed < job->count;

@@ -68,7 +68,7 @@ static void ours(struct mcp_port *port, struct mcp_lane *lane, struct mcp_ticket
     mcp_ticket_expect(ticket);
     for (size_t at = 0; at < count;) {
         size_t n = count - at < quantum ? count - at : quantum;
-        size_t taken = mcp_lane_feed(lane, ticket, MCP_BULK, pieces + at, n, at + n == count);
+        size_t taken = mcp_lane_feed(lane, ticket, MCP_BULK, pieces + at, n, at + n == count).taken;
         if (taken < n)
             mcp_port_wait(port, &room, 1);
         at += taken;
