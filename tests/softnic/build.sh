@@ -31,7 +31,7 @@ mkdir -p "$folder/objects" "$folder/old"
 same=$(printf '%s\n' "$cc" "${flags[@]}" | cat - "$here"/*.h "$here"/*.map "$0" | sha256sum)
 [ "$(cat "$folder/objects/same" 2>/dev/null)" = "$same" ] || rm -f "$folder"/objects/*.o
 changed=false
-for source in "${shared[@]}" "${library[@]}" softnicctl.c paths.c; do
+for source in "${shared[@]}" "${library[@]}" softnicctl.c watch.c paths.c; do
     object=$folder/objects/${source%.c}.o
     [ "$object" -nt "$here/$source" ] && continue
     "$cc" "${flags[@]}" -fPIC -c "$here/$source" -o "$object"
@@ -51,4 +51,4 @@ link "$folder/libibverbs.so.1" "$here/libibverbs.map"
 link "$folder/old/libibverbs.so.1" "$folder/objects/old.map"
 "$cc" "${flags[@]}" -shared "$folder/objects/paths.o" -ldl -o "$folder/libsoftnic-paths.so"
 ln -sf libibverbs.so.1 "$folder/libibverbs.so"
-"$cc" "${flags[@]}" $(objects "${shared[@]}" softnicctl.c) -o "$folder/softnicctl"
+"$cc" "${flags[@]}" $(objects "${shared[@]}" softnicctl.c watch.c) -o "$folder/softnicctl"

@@ -48,6 +48,8 @@ enum setting {
     SET_FAIL_STATUS,
     SET_FAIL_QP, /* of this QP only, 0: of the port */
     SET_FATAL,
+    SET_DEAD_GIDS,
+    SET_DEAD_GID_ERRNO,
     SETTINGS,
 };
 
@@ -97,6 +99,10 @@ struct shared_qp {
     uint32_t rq_psn;
     uint32_t max_reads;
     _Atomic uint32_t generation;
+    /* What the QP was told, for tests. */
+    uint8_t mtu, hop_limit, traffic_class, service_level, rnr_timer, timeout, retries, rnr_retries, own_reads;
+    uint16_t pkey_index;
+    uint32_t sq_psn;
     OWN_LINE _Atomic uint64_t posted; /* counters for tests; the owner writes them */
     _Atomic uint64_t doorbells, signalled, executed, bytes;
 };

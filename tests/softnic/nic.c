@@ -96,6 +96,9 @@ static uint64_t turn(struct nic *nic, uint64_t now)
 {
     uint64_t next = UINT64_MAX;
     struct qp *qp = nic->busy;
+    nic->busy_count = 0;
+    for (const struct qp *each = qp; each; each = each->next_busy)
+        nic->busy_count++;
     nic->busy = NULL;
     nic->busy_end = &nic->busy;
     while (qp) {

@@ -35,7 +35,17 @@ static uint64_t bytes_clock(_Atomic uint64_t *clock, struct shared_port *port, u
     return take(clock, (uint64_t)(bytes * 8.0 * 1e9 * PER_NS / bits), now, burst);
 }
 
-uint64_t pace(struct qp *qp, const struct wqe *wqe, uint64_t posted)
+/* What is posted to a queue pair that had nothing to do does not wait for all that others were
+ * given times for: a NIC serves queue pairs in turn. Its place is counted from 1. */
+static uint64_t in_turn(const struct qp *qp, uint64_t place, uint64_t length, uint64_t start)
+{
+    struct shared_port *own = qp->nic->shared;
+    uint64_t rate = setting(own, SET_RATE), bits = setting(own, SET_BANDWIDTH);
+    double each = (rate ? 1e9 / rate : 0) + (bits ? length * 8.0 * 1e9 / bits : 0);
+    return start + (uint64_t)(each * PER_NS * place * qp->nic->busy_count);
+}
+
+uint64_t pace(struct qp *qp, const struct wqe *wqe, uint64_t posted, uint64_t place)
 {
     struct shared_port *own = qp->nic->shared;
     uint64_t start = posted * PER_NS, until = start, burst = setting(own, SET_BURST) * PER_NS;
@@ -44,6 +54,10 @@ uint64_t pace(struct qp *qp, const struct wqe *wqe, uint64_t posted)
     if (rate)
         until = take(&own->messages, 1000000000ull * PER_NS / rate, start, burst);
     until = later(until, bytes_clock(read ? &own->received : &own->sent, own, wqe->length, start, burst));
+    if (place) {
+        uint64_t fair = in_turn(qp, place, wqe->length, start);
+        until = fair < until ? fair : until;
+    }
     if (qp->shared->peer_port < MAX_PORTS && (int)qp->shared->peer_port != qp->nic->port) {
         struct shared_port *peer = &fabric->ports[qp->shared->peer_port];
         until = later(until, bytes_clock(read ? &peer->sent : &peer->received, peer, wqe->length, start, burst));

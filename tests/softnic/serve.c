@@ -7,6 +7,7 @@ enum {
     TURN = 256,          /* work requests in one turn */
     SCHEDULE = 64,       /* of them are given a time in one turn, so that queue pairs mix */
     AHEAD = 500000,      /* ns: no times are given further into the future */
+    FEW = 16,            /* work requests of a queue pair that had none, which it serves in turn with others */
     ASK_AGAIN = 1000000, /* ns until a peer that does not answer is looked at again */
 };
 
@@ -88,12 +89,14 @@ static bool schedule(struct qp *qp, uint64_t now)
             qp_wqe(qp, qp->scheduled)->due = 0;
         return false;
     }
+    bool fresh = qp->scheduled == qp->executed;
     for (int n = 0; qp->scheduled != posted; n++, qp->scheduled++) {
         struct wqe *wqe = qp_wqe(qp, qp->scheduled);
         bool ahead = qp->scheduled != qp->executed && qp_wqe(qp, qp->scheduled - 1)->due > now + latency + AHEAD;
         if (n == SCHEDULE || ahead)
             return n == SCHEDULE;
-        wqe->due = wqe->length > MAX_MESSAGE ? 0 : pace(qp, wqe, wqe->due ? wqe->due : now);
+        uint64_t begin = wqe->due ? wqe->due : now;
+        wqe->due = wqe->length > MAX_MESSAGE ? 0 : pace(qp, wqe, begin, fresh && n < FEW ? (uint64_t)n + 1 : 0);
         if (wqe->opcode == IBV_WR_RDMA_READ && qp->attr.max_rd_atomic)
             delay_read(qp, wqe, latency);
     }

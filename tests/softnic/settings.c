@@ -45,6 +45,8 @@ static const struct key {
      " timeout general"},
     {"fail_qp", SET_FAIL_QP, COUNT, 0, NULL},
     {"fatal", SET_FATAL, COUNT, 0, NULL},
+    {"dead_gids", SET_DEAD_GIDS, COUNT, 0, NULL},
+    {"dead_gid_errno", SET_DEAD_GID_ERRNO, COUNT, EINVAL, NULL},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

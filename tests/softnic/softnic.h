@@ -94,6 +94,7 @@ struct nic { /* one device in one process; its thread moves the bytes */
     _Atomic bool stop;
     _Atomic(struct qp *) arrived; /* queue pairs with new work, last first */
     struct qp *busy, **busy_end;  /* those that the thread serves, in turn */
+    uint32_t busy_count;          /* of them, in this turn */
     struct qp *all;
     struct context *contexts;
     uint32_t events_seen, looks_seen;
@@ -236,7 +237,7 @@ bool peer_alive(struct nic *nic, uint32_t proc, uint64_t now);
 
 /* -- pace.c */
 /* When a work request is due that was posted at that time. */
-uint64_t pace(struct qp *qp, const struct wqe *wqe, uint64_t posted);
+uint64_t pace(struct qp *qp, const struct wqe *wqe, uint64_t posted, uint64_t place);
 
 /* -- cq.c */
 void cq_push(struct cq *cq, const struct cqe *entries, uint32_t count, bool solicited);

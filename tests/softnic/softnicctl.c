@@ -4,7 +4,8 @@
  *   softnicctl show
  *   softnicctl set PORT KEY=VALUE...    PORT: mlx5_1, 2/mlx5_1 (of host 2), or all
  *   softnicctl event PORT NAME          port_err port_active gid_change lid_change fatal
- *   softnicctl qps                      number, port, process, state, counters
+ *   softnicctl qps                      number, port, process, state, counters, attributes
+ *   softnicctl watch                    when work requests are posted; see watch.c
  *
  * set port=down and port=up raise their events, and so do gids, gidnet and fatal.
  */
@@ -14,9 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+int watch(void);
+
 static int usage(void)
 {
-    fprintf(stderr, "usage: softnicctl show | qps | set PORT KEY=VALUE... | event PORT NAME\n");
+    fprintf(stderr, "usage: softnicctl show | qps | watch | set PORT KEY=VALUE... | event PORT NAME\n");
     return 2;
 }
 
@@ -113,13 +116,18 @@ static void show_qps(void)
         if (!number || !owner)
             continue;
         printf("%u port=%u/mlx5_%u pid=%d state=%s peer=%u posted=%llu executed=%llu signalled=%llu"
-               " doorbells=%llu bytes=%llu\n",
+               " doorbells=%llu bytes=%llu",
                number, qp->port / MAX_DEVICES, qp->port % MAX_DEVICES,
                atomic_load(&fabric->procs[owner - 1].pid), states[atomic_load(&qp->state) % 7],
                qp->peer_number, (unsigned long long)atomic_load(&qp->posted),
                (unsigned long long)atomic_load(&qp->executed),
                (unsigned long long)atomic_load(&qp->signalled),
                (unsigned long long)atomic_load(&qp->doorbells), (unsigned long long)atomic_load(&qp->bytes));
+        printf(" access=%u pkey=%u mtu=%u hop=%u tc=%u sl=%u rnr_timer=%u reads_in=%u rq_psn=%u timeout=%u retries=%u"
+               " rnr_retries=%u reads=%u sq_psn=%u\n",
+               atomic_load(&qp->access), qp->pkey_index, qp->mtu, qp->hop_limit, qp->traffic_class,
+               qp->service_level, qp->rnr_timer, qp->max_reads, qp->rq_psn, qp->timeout, qp->retries,
+               qp->rnr_retries, qp->own_reads, qp->sq_psn);
     }
 }
 
@@ -134,6 +142,8 @@ int main(int argc, char **argv)
         show();
     else if (argc == 2 && !strcmp(argv[1], "qps"))
         show_qps();
+    else if (argc == 2 && !strcmp(argv[1], "watch"))
+        return watch();
     else if (argc >= 4 && !strcmp(argv[1], "set")) {
         for (int i = 3; i < argc; i++)
             if (!each_port(argv[2], argv[i], change))

@@ -70,6 +70,15 @@ static bool values_ok(struct nic *nic, const struct ibv_qp_attr *attr, int mask)
            (!(mask & IBV_QP_AV) || path_ok(nic, &attr->ah_attr));
 }
 
+/* The errno with which a path from this GID is refused, 0 if it is not. */
+static int dead_gid(struct nic *nic, const struct ibv_qp_attr *attr, int mask)
+{
+    const struct ibv_ah_attr *ah = &attr->ah_attr;
+    if (!(mask & IBV_QP_AV) || !ah->is_global || !(setting(nic->shared, SET_DEAD_GIDS) >> ah->grh.sgid_index & 1))
+        return 0;
+    return (int)setting(nic->shared, SET_DEAD_GID_ERRNO);
+}
+
 static void keep(struct qp *qp, const struct ibv_qp_attr *attr, int mask)
 {
     struct ibv_qp_attr *own = &qp->attr;
@@ -94,6 +103,17 @@ static void keep(struct qp *qp, const struct ibv_qp_attr *attr, int mask)
     shared->peer_number = own->dest_qp_num;
     shared->rq_psn = own->rq_psn & 0xffffff;
     shared->max_reads = own->max_dest_rd_atomic;
+    shared->mtu = (uint8_t)own->path_mtu;
+    shared->hop_limit = own->ah_attr.grh.hop_limit;
+    shared->traffic_class = own->ah_attr.grh.traffic_class;
+    shared->service_level = own->ah_attr.sl;
+    shared->rnr_timer = own->min_rnr_timer;
+    shared->timeout = own->timeout;
+    shared->retries = own->retry_cnt;
+    shared->rnr_retries = own->rnr_retry;
+    shared->own_reads = own->max_rd_atomic;
+    shared->pkey_index = own->pkey_index;
+    shared->sq_psn = own->sq_psn & 0xffffff;
     if (mask & IBV_QP_AV) {
         int port = own->ah_attr.is_global ? port_of_gid(own->ah_attr.grh.dgid.raw) : own->ah_attr.dlid - 1;
         shared->peer_port = port >= 0 && port < MAX_PORTS ? (uint32_t)port : MAX_PORTS;
@@ -140,6 +160,9 @@ static int change(struct qp *qp, struct ibv_qp_attr *attr, int mask)
         return EINVAL;
     if (!allowed(now, next, mask) || !values_ok(qp->nic, attr, mask))
         return EINVAL;
+    int refused = dead_gid(qp->nic, attr, mask);
+    if (refused)
+        return refused;
     if (next == IBV_QPS_ERR) {
         qp_error(qp);
     } else if (next == IBV_QPS_RESET) {

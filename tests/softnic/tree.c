@@ -2,7 +2,8 @@
  * The part of /sys that programs read beside verbs, below FOLDER/host-N:
  *
  *   sys/devices/pci0000:10/0000:10:0D.0/          of device D
- *       numa_node, infiniband/mlx5_D/{device,node_guid,fw_ver,ports/1/...}
+ *       numa_node, {current,max}_link_{width,speed}
+ *       infiniband/mlx5_D/{device,node_guid,fw_ver,ports/1/...}
  *   sys/class/infiniband/mlx5_D                   a link there
  *   sys/class/infiniband_verbs/uverbsD/ibdev, dev/infiniband/uverbsD
  */
@@ -146,6 +147,10 @@ static void write_device(int port)
     put(device, "node_type", "1: CA\n");
     put(device, "board_id", "SOFTNIC\n");
     put(device, "../../vendor", "0x02c9\n");
+    put(device, "../../current_link_width", "16\n");
+    put(device, "../../max_link_width", "16\n");
+    put(device, "../../current_link_speed", "32.0 GT/s PCIe\n");
+    put(device, "../../max_link_speed", "32.0 GT/s PCIe\n");
     write_port(port);
     snprintf(path, sizeof path, "%s/device", device);
     snprintf(target, sizeof target, "../../../0000:10:%02x.0", d);

@@ -172,6 +172,15 @@ static enum ibv_wc_status add_local(struct burst *burst, struct qp *qp, uint64_t
     return IBV_WC_SUCCESS;
 }
 
+/* Both ends must cut messages in the same way; one that fits into one packet of either is not cut. */
+static enum ibv_wc_status check_mtu(const struct qp *qp, const struct shared_qp *peer, uint64_t length, bool read)
+{
+    uint32_t own = qp->shared->mtu, theirs = peer->mtu, less = own < theirs ? own : theirs;
+    if (own == theirs || length <= 128u << less)
+        return IBV_WC_SUCCESS;
+    return read ? IBV_WC_BAD_RESP_ERR : IBV_WC_REM_INV_REQ_ERR;
+}
+
 enum wire_add wire_add(struct burst *burst, struct qp *qp, uint64_t index, struct shared_qp *peer,
                        uint64_t offset, uint64_t *moved, enum ibv_wc_status *status)
 {
@@ -188,6 +197,8 @@ enum wire_add wire_add(struct burst *burst, struct qp *qp, uint64_t index, struc
     uint64_t length = left < room ? left : room;
     uint32_t locals = burst->locals;
     *status = add_local(burst, qp, index, wqe, offset, length);
+    if (!*status)
+        *status = check_mtu(qp, peer, wqe->length, burst->read);
     if (!*status)
         *status = wire_check_remote(peer, wqe->rkey, wqe->remote, wqe->length, burst->read, &remote);
     if (*status) {

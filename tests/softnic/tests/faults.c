@@ -1,6 +1,7 @@
 /* What tests can ask for: failures of a kind, silence, late delivery, events. */
 #include "kit.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 static struct end a, b;
@@ -69,6 +70,41 @@ TEST(failure_of_one_queue_pair, "")
     }
     end_close(&a);
     end_close(&b);
+}
+
+TEST(dead_gids, "dead_gids=8")
+{
+    end_open(&a, "mlx5_0", 4096, (struct depth){0});
+    EQUAL(to_init(a.qp), 0);
+    EQUAL(to_rtr(a.qp, a.qp->qp_num, &a.gid), EINVAL);
+    control("set mlx5_0 dead_gid_errno=61");
+    EQUAL(to_rtr(a.qp, a.qp->qp_num, &a.gid), ENODATA);
+    EQUAL(state_of(a.qp), IBV_QPS_INIT);
+    EQUAL(to_rtr_by(a.qp, a.qp->qp_num, &a.gid, 1, IBV_MTU_1024), 0);
+    end_close(&a);
+}
+
+static void other_mtu(enum ibv_wr_opcode opcode, uint32_t length, enum ibv_wc_status status)
+{
+    end_open(&a, "mlx5_0", 65536, (struct depth){0});
+    end_open(&b, "mlx5_0", 65536, (struct depth){0});
+    EQUAL(to_init(a.qp), 0);
+    EQUAL(to_init(b.qp), 0);
+    EQUAL(to_rtr_by(a.qp, b.qp->qp_num, &b.gid, 3, IBV_MTU_4096), 0);
+    EQUAL(to_rtr_by(b.qp, a.qp->qp_num, &a.gid, 3, IBV_MTU_1024), 0);
+    EQUAL(to_rts(a.qp), 0);
+    EQUAL(post(&a, opcode, 1, (uintptr_t)b.bytes, b.mr->rkey, length, IBV_SEND_SIGNALED), 0);
+    EQUAL(next_status(a.cq), status);
+    end_close(&a);
+    end_close(&b);
+}
+
+TEST(different_mtus, "")
+{
+    other_mtu(IBV_WR_RDMA_WRITE, 1024, IBV_WC_SUCCESS);
+    other_mtu(IBV_WR_RDMA_WRITE, 1025, IBV_WC_REM_INV_REQ_ERR);
+    other_mtu(IBV_WR_RDMA_READ, 1024, IBV_WC_SUCCESS);
+    other_mtu(IBV_WR_RDMA_READ, 1025, IBV_WC_BAD_RESP_ERR);
 }
 
 TEST(silence, "silent=1")

@@ -96,13 +96,18 @@ int to_init(struct ibv_qp *qp)
 
 int to_rtr(struct ibv_qp *qp, uint32_t number, const union ibv_gid *gid)
 {
+    return to_rtr_by(qp, number, gid, 3, IBV_MTU_1024);
+}
+
+int to_rtr_by(struct ibv_qp *qp, uint32_t number, const union ibv_gid *gid, int index, enum ibv_mtu mtu)
+{
     struct ibv_qp_attr attr = {
         .qp_state = IBV_QPS_RTR,
-        .path_mtu = IBV_MTU_1024,
+        .path_mtu = mtu,
         .dest_qp_num = number,
         .max_dest_rd_atomic = 16,
         .min_rnr_timer = 12,
-        .ah_attr = {.is_global = 1, .port_num = 1, .grh = {.dgid = *gid, .sgid_index = 3, .hop_limit = 16}},
+        .ah_attr = {.is_global = 1, .port_num = 1, .grh = {.dgid = *gid, .sgid_index = index, .hop_limit = 16}},
     };
     return ibv_modify_qp(qp, &attr,
                          IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |

@@ -64,6 +64,7 @@ void end_open(struct end *end, const char *device, size_t size, struct depth dep
 void end_close(struct end *end);
 int to_init(struct ibv_qp *qp);
 int to_rtr(struct ibv_qp *qp, uint32_t number, const union ibv_gid *gid);
+int to_rtr_by(struct ibv_qp *qp, uint32_t number, const union ibv_gid *gid, int index, enum ibv_mtu mtu);
 int to_rts(struct ibv_qp *qp);
 int to_state(struct ibv_qp *qp, enum ibv_qp_state state);
 void end_connect(struct end *end, uint32_t number, const union ibv_gid *gid); /* from RESET to RTS */
