@@ -10,12 +10,13 @@ type RDMAConfig struct {
 	Server          string // MC_RDMA_BIND_ADDRESS: the host in device paths, if not that of the engine
 	PortNumber      int    // MC_IB_PORT
 	GIDIndex        int    // MC_GID_INDEX, NCCL_IB_GID_INDEX; -1: the best
+	GIDRetries      int    // MC_AUTO_GID_MAX_RETRIES: other GIDs that are tried for a peer that the best does not reach
 	PKeyIndex       int    // MC_PKEY_INDEX
 	MTU             int    // MC_MTU: bytes, at most the port's
 	TrafficClass    int    // MC_IB_TC
 	ServiceLevel    int    // MC_IB_SL
 	QueuePairs      int    // MC_NUM_QP_PER_EP: towards upstream, whose number must be the same
-	OwnQueuePairs   int    // MC_RDMA_QUEUE_PAIRS: towards others of this kind
+	OwnQueuePairs   int    // MC_RDMA_QUEUE_PAIRS: towards others of this kind; 0: as suits the device
 	Depth           int    // MC_MAX_WR: work requests in flight on a queue pair
 	MaxSGE          int    // MC_MAX_SGE: pieces of a work request, at most the device's
 	Inline          int    // MC_MAX_INLINE: bytes
@@ -31,12 +32,13 @@ func (e *envReader) rdma() RDMAConfig {
 		Force:         e.present("MC_FORCE_HCA"),
 		PortNumber:    int(e.number("MC_IB_PORT", 1, 1, 255)),
 		GIDIndex:      e.gidIndex(),
+		GIDRetries:    int(e.number("MC_AUTO_GID_MAX_RETRIES", 8, 0, 16)),
 		PKeyIndex:     int(e.number("MC_PKEY_INDEX", 0, 0, 65535)),
 		MTU:           int(e.number("MC_MTU", 4096, 256, 4096)),
 		TrafficClass:  int(e.number("MC_IB_TC", 0, 0, 255)),
 		ServiceLevel:  int(e.number("MC_IB_SL", 0, 0, 15)),
 		QueuePairs:    int(e.number("MC_NUM_QP_PER_EP", 2, 1, 255)),
-		OwnQueuePairs: int(e.number("MC_RDMA_QUEUE_PAIRS", 4, 1, 32)),
+		OwnQueuePairs: int(e.number("MC_RDMA_QUEUE_PAIRS", 0, 1, 32)),
 		Depth:         int(e.number("MC_MAX_WR", 256, 4, 65535)),
 		MaxSGE:        int(e.number("MC_MAX_SGE", 16, 1, 65535)),
 		Inline:        int(e.number("MC_MAX_INLINE", 0, 0, 65535)),

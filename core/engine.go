@@ -193,8 +193,12 @@ func (e *Engine) wayTo(p *process, among []transport) (path, error) {
 			return path, err
 		}
 	}
-	return nil, errors.WithMessagef(ErrUnsupported, "%s offers %v, and this engine has %s", p.name,
-		p.known.Load().descriptor.Protocols, e.offers())
+	remedy := ""
+	if e.cfg.RDMA.Force && !e.cfg.ForceTCP {
+		remedy = ": MC_FORCE_HCA is set here, without which an engine has tcp, too"
+	}
+	return nil, errors.WithMessagef(ErrUnsupported, "%s offers %v, and this engine has %s%s", p.name,
+		p.known.Load().descriptor.Protocols, e.offers(), remedy)
 }
 
 // remoteTransports are those for peers on other hosts.

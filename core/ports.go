@@ -19,11 +19,22 @@ type portReport struct {
 	State     string      `json:"state"`
 	MTU       int         `json:"mtu"`        // bytes; 0: unknown
 	LinkLayer string      `json:"link_layer"` // "" if unknown
+	RateGbps  float64     `json:"rate_gbps"`  // of the link; 0: unknown
+	PCIe      *pcieReport `json:"pcie"`       // null: unknown
 	LID       int         `json:"lid"`
 	GIDs      []gidReport `json:"gids"`   // the best first
 	Chosen    *int        `json:"chosen"` // index of the GID that peers are told
 	Used      bool        `json:"used"`   // engines with these devices and variables use it
 	Error     string      `json:"error"`  // why it cannot be used, and the remedy
+}
+
+// pcieReport is how a device is attached to the host.
+type pcieReport struct {
+	Width    int     `json:"width"` // lanes in use
+	MaxWidth int     `json:"max_width"`
+	Speed    float64 `json:"speed"` // of a lane, GT/s
+	MaxSpeed float64 `json:"max_speed"`
+	Gbps     float64 `json:"gbps"` // each way, at most
 }
 
 // gidReport is a GID that is set.

@@ -53,7 +53,7 @@ func (p *rdmaPort) dismiss(ms []*Memory) {
 		delete(p.regions, m)
 		p.mu.Unlock()
 		for _, mr := range list {
-			mr.Close()
+			p.released("memory", mr.Close())
 		}
 		if known {
 			p.expect(-1)

@@ -4,6 +4,7 @@ package core
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"slices"
@@ -25,7 +26,8 @@ import (
 // protection domain, the completion queue and the thread that polls it.
 type rdmaPort struct {
 	cfg     RDMAConfig
-	name    string // of the device
+	log     *slog.Logger // nil while the port is being opened
+	name    string       // of the device
 	device  *rdma.Context
 	limits  rdma.Attributes
 	pd      *rdma.PD
@@ -37,8 +39,12 @@ type rdmaPort struct {
 	matrix  []byte // the priority matrix, which knows this device only
 	nodes   []string
 
-	address atomic.Pointer[rdmaAddress]
-	down    atomic.Pointer[string] // why nothing can be sent; nil: the port is up
+	address     atomic.Pointer[rdmaAddress]
+	readdressed func(now *rdmaAddress, reasons []string) // hears that a peer made the port change it; may be nil
+	choosing    sync.Mutex                               // orders changes of address, and guards what follows
+	shunned     map[rdma.GID]bool                        // GIDs that did not reach a peer that another one reached
+
+	down atomic.Pointer[string] // why nothing can be sent; nil: the port is up
 
 	inline atomic.Int32 // bytes that a work request can carry itself, as far as is known
 
@@ -139,6 +145,9 @@ func openRDMADevice(name string, cfg RDMAConfig) (p *rdmaPort, err error) {
 		return p, err
 	}
 	p.limits = p.device.Attributes()
+	if p.cfg.OwnQueuePairs == 0 {
+		p.cfg.OwnQueuePairs = queuePairsFor(name)
+	}
 	if err = p.look(); err != nil {
 		return p, err
 	}
@@ -153,6 +162,16 @@ func openRDMADevice(name string, cfg RDMAConfig) (p *rdmaPort, err error) {
 	}
 	p.locate()
 	return p, p.prepareReadBack()
+}
+
+// queuePairsFor is how many queue pairs a connection between two of ours has. A NIC serves them at
+// once. Soft-RoCE serves them in turn, and is so slow with it that acknowledgements come too
+// late and all is sent again.
+func queuePairsFor(device string) int {
+	if rdma.IsSoftware("/", device) {
+		return 1
+	}
+	return 4
 }
 
 // prepareReadBack registers a byte for what is read back, if that was asked for.
@@ -196,6 +215,8 @@ func (p *rdmaPort) completions() int {
 
 // look reads the state of the port and chooses its address.
 func (p *rdmaPort) look() error {
+	p.choosing.Lock()
+	defer p.choosing.Unlock()
 	attr, err := p.device.Port(p.cfg.PortNumber)
 	if err != nil {
 		return err
@@ -207,9 +228,16 @@ func (p *rdmaPort) look() error {
 	if err != nil {
 		return err
 	}
+	if p.cfg.GIDIndex < 0 {
+		gids = p.unshunned(gids)
+	}
 	choice, err := rdma.ChooseGID(gids, p.cfg.GIDIndex)
 	if err != nil {
-		return errors.WithMessagef(ErrDevice, "%s port %d: %v", p.name, p.cfg.PortNumber, err)
+		remedy := ""
+		if p.cfg.GIDIndex >= 0 {
+			remedy = "; set MC_GID_INDEX (or NCCL_IB_GID_INDEX) to an index that it has, or unset it"
+		}
+		return errors.WithMessagef(ErrDevice, "%s port %d: %v%s", p.name, p.cfg.PortNumber, err, remedy)
 	}
 	p.address.Store(&rdmaAddress{gid: choice.GID, lid: attr.LID, mtu: min(p.cfg.MTU, attr.ActiveMTU)})
 	p.down.Store(nil)
@@ -241,7 +269,7 @@ func (p *rdmaPort) locate() {
 
 // endpoint is the address in the handshake's terms.
 func (a *rdmaAddress) endpoint() endpoint.Address {
-	return endpoint.Address{GID: a.gid.Address.As16(), LID: a.lid}
+	return endpoint.Address{GID: a.gid.Address.As16(), LID: a.lid, MTU: a.mtu}
 }
 
 // gidText is the GID as the handshake has it.
@@ -250,23 +278,30 @@ func (a *rdmaAddress) gidText() string { return a.endpoint().GID.String() }
 // close gives everything back; what was not opened is passed over.
 func (p *rdmaPort) close() {
 	if p.port != nil {
-		p.port.Close()
+		p.released("poller", p.port.Close())
 	}
 	if p.cq != nil {
-		p.cq.Close()
+		p.released("completion queue", p.cq.Close())
 	}
 	if p.pageMR != nil {
-		p.pageMR.Close()
+		p.released("memory", p.pageMR.Close())
 	}
 	if p.page != nil {
 		unix.Munmap(p.page)
 		p.page = nil
 	}
 	if p.pd != nil {
-		p.pd.Close()
+		p.released("protection domain", p.pd.Close())
 	}
 	if p.device != nil {
-		p.device.Close()
+		p.released("device", p.device.Close())
+	}
+}
+
+// released reports what could not be given back: whoever still holds it is in error.
+func (p *rdmaPort) released(object string, err error) {
+	if err != nil && p.log != nil {
+		p.log.Error("bug in mooncake: rdma cannot be closed", "device", p.name, "object", object, "err", err)
 	}
 }
 

@@ -14,8 +14,9 @@ func rdmaPorts(cfg Config) (list portList) {
 	if err != nil {
 		return portList{Why: err.Error()}
 	}
-	used := false
-	for _, name := range allowedDevices(&cfg, exist) {
+	wanted := allowedDevices(&cfg, exist)
+	used := checkDevices(wanted, exist) != nil // an engine takes none then
+	for _, name := range wanted {
 		ports := reportDevice(name, exist, cfg.RDMA)
 		for i := range ports {
 			p := &ports[i]
@@ -65,7 +66,10 @@ func reportPort(device *rdma.Context, n int, cfg RDMAConfig) portReport {
 	}
 	if attr, err := device.Port(n); err == nil {
 		report.State, report.MTU = attr.State.String(), attr.ActiveMTU
-		report.LinkLayer, report.LID = string(attr.LinkLayer), int(attr.LID)
+		report.LinkLayer, report.LID, report.RateGbps = string(attr.LinkLayer), int(attr.LID), attr.RateGbps
+	}
+	if link := device.PCIe(); link.Width > 0 {
+		report.PCIe = &pcieReport{link.Width, link.MaxWidth, link.Speed, link.MaxSpeed, link.Gbps()}
 	}
 	gids, _ := device.GIDs(n) // an error is what look found
 	for _, gid := range rdma.RankGIDs(gids) {

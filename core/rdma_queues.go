@@ -19,7 +19,7 @@ const (
 	rdmaHopLimit      = 16
 	rdmaMinRNRTimer   = 12
 	rdmaReads         = 16 // at once on a queue pair
-	rdmaAckTimeout    = 14 // 4.096 us * 2^14: 67 ms until a packet is sent again
+	rdmaAckTimeout    = 14 // 4.096 us * 2^14: 67 ms until a packet is sent again; see docs/decisions.md
 	rdmaRetries       = 7
 	rdmaRetriesOfOurs = 6 // the highest number means for ever to soft-RoCE
 	rdmaRNRRetries    = 7
@@ -28,8 +28,9 @@ const (
 // rdmaQueues are the queue pairs of one endpoint. A lane may be attached, which posts to
 // them; it must be gone before they are destroyed.
 type rdmaQueues struct {
-	port *rdmaPort
-	qps  []*rdma.QP
+	port    *rdmaPort
+	qps     []*rdma.QP
+	address *rdmaAddress // the port's when they were made
 
 	mu       sync.Mutex // guards what follows
 	lane     *rdma.Lane
@@ -50,7 +51,7 @@ func (p *rdmaPort) NewPassiveQueues(n int) (endpoint.Queues, error) {
 }
 
 func (p *rdmaPort) newQueues(n int, cfg rdma.QPConfig) (endpoint.Queues, error) {
-	q := &rdmaQueues{port: p}
+	q := &rdmaQueues{port: p, address: p.address.Load()}
 	q.free.L = &q.mu
 	for range n {
 		qp, err := p.pd.NewQP(p.cq, cfg)
@@ -63,7 +64,7 @@ func (p *rdmaPort) newQueues(n int, cfg rdma.QPConfig) (endpoint.Queues, error) 
 		}
 		if err != nil {
 			q.destroy()
-			return nil, rdmaCause(err)
+			return nil, notMade(err)
 		}
 		q.qps = append(q.qps, qp)
 	}
@@ -82,6 +83,9 @@ func (q *rdmaQueues) Numbers() []uint32 {
 	return numbers
 }
 
+// Address is where the peer is to send to.
+func (q *rdmaQueues) Address() endpoint.Address { return q.address.endpoint() }
+
 // Connect brings each queue pair to where it can send to the peer's of the same index.
 func (q *rdmaQueues) Connect(r endpoint.Remote) error {
 	if len(r.Numbers) != len(q.qps) {
@@ -96,18 +100,8 @@ func (q *rdmaQueues) Connect(r endpoint.Remote) error {
 }
 
 func (q *rdmaQueues) connect(qp *rdma.QP, r endpoint.Remote, number uint32) error {
-	p, address := q.port, q.port.address.Load()
-	err := qp.ToInit(rdma.InitConfig{Port: p.cfg.PortNumber, PKeyIndex: p.cfg.PKeyIndex,
-		Access: rdma.AccessLocalWrite | rdma.AccessRemoteWrite | rdma.AccessRemoteRead | p.atomics()})
-	if err != nil {
-		return err
-	}
-	err = qp.ToRTR(rdma.RTRConfig{
-		PathMTU: address.mtu, RemoteQP: number, MaxReadsIn: max(1, min(rdmaReads, p.limits.MaxQPReadsIn)), MinRNRTimer: rdmaMinRNRTimer,
-		Port: p.cfg.PortNumber, Global: true, GID: r.GID, GIDIndex: address.gid.Index, HopLimit: rdmaHopLimit,
-		TrafficClass: p.cfg.TrafficClass, LID: r.LID, ServiceLevel: p.cfg.ServiceLevel,
-	})
-	if err != nil {
+	p := q.port
+	if err := p.toRTR(qp, q.address, r, number); err != nil {
 		return err
 	}
 	retries := rdmaRetries
@@ -115,6 +109,33 @@ func (q *rdmaQueues) connect(qp *rdma.QP, r endpoint.Remote, number uint32) erro
 		retries = rdmaRetriesOfOurs
 	}
 	return qp.ToRTS(rdma.RTSConfig{Timeout: rdmaAckTimeout, RetryCount: retries, RNRRetry: rdmaRNRRetries, MaxReads: p.reads()})
+}
+
+// toRTR brings a new queue pair of the port to where it answers the peer's. ErrNoRoute: the
+// peer cannot be reached from the address.
+func (p *rdmaPort) toRTR(qp *rdma.QP, from *rdmaAddress, r endpoint.Remote, number uint32) error {
+	err := qp.ToInit(rdma.InitConfig{Port: p.cfg.PortNumber, PKeyIndex: p.cfg.PKeyIndex,
+		Access: rdma.AccessLocalWrite | rdma.AccessRemoteWrite | rdma.AccessRemoteRead | p.atomics()})
+	if err != nil {
+		return err
+	}
+	err = qp.ToRTR(rdma.RTRConfig{
+		PathMTU: pathMTU(from.mtu, r.MTU), RemoteQP: number, MaxReadsIn: max(1, min(rdmaReads, p.limits.MaxQPReadsIn)), MinRNRTimer: rdmaMinRNRTimer,
+		Port: p.cfg.PortNumber, Global: true, GID: r.GID, GIDIndex: from.gid.Index, HopLimit: rdmaHopLimit,
+		TrafficClass: p.cfg.TrafficClass, LID: r.LID, ServiceLevel: p.cfg.ServiceLevel,
+	})
+	if noRoute(err) {
+		return &unrouted{err}
+	}
+	return err
+}
+
+// pathMTU is the smaller one of two ports. Upstream's is not known: it must be the same.
+func pathMTU(own, peers int) int {
+	if peers == 0 {
+		return own
+	}
+	return min(own, peers)
 }
 
 // atomics is the access that upstream asks for, too, where the device has it.

@@ -5,6 +5,7 @@ package core
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,12 +44,18 @@ func newRDMATransport(e *Engine) (transport, error) {
 	if err != nil {
 		return nil, err
 	}
+	port.log = e.log
 	t := &rdmaTransport{engine: e, port: port, stop: make(chan struct{}),
 		lanes: map[*rdma.Lane]watched{}, postings: map[*rdma.Ticket]*rdmaPosting{}}
+	port.readdressed = func(now *rdmaAddress, reasons []string) {
+		e.described.drop()
+		e.log.Warn("rdma: a peer is not reached from the GID so far, another one is used from now on", "device", port.name,
+			"gid", now.gidText(), "gid_index", now.gid.Index, "because", strings.Join(reasons, "; "))
+	}
 	address := port.address.Load()
 	t.store, err = endpoint.New(endpoint.Config{
-		Server: t.server(), Session: e.name, NIC: port.name, GID: address.gid.Address.As16(), LID: address.lid, Instance: e.instanceText(),
-		QueuePairs: e.cfg.RDMA.QueuePairs, OursPairs: e.cfg.RDMA.OwnQueuePairs, MaxEndpoints: e.cfg.RDMA.Endpoints,
+		Server: t.server(), Session: e.name, NIC: port.name, Instance: e.instanceText(),
+		QueuePairs: e.cfg.RDMA.QueuePairs, OursPairs: port.cfg.OwnQueuePairs, MaxEndpoints: port.connections(),
 		Hardware: port, Ask: e.client.Connect, Describe: t.deviceOf, Log: e.log, Fenced: e.described.drop,
 		Timeout: e.cfg.ConnectTimeout,
 	})
@@ -247,7 +254,7 @@ func (t *rdmaTransport) happened(event rdma.PortEvent) {
 	}
 	switch event.Kind {
 	case rdma.LaneRoom:
-		w.path.serve()
+		w.path.serve(nil)
 	case rdma.LaneBroken:
 		w.path.flushed(w.lane)
 	}
@@ -330,11 +337,15 @@ func (t *rdmaTransport) listen() {
 }
 
 // device acts on an event. A port that is down is left by all lanes at once: their
-// requests would otherwise take the device's retry time to fail.
+// requests would otherwise take the device's retry time to fail, and on a completion queue
+// that is lost they would never come back. A device may have ports that are not used here.
 func (t *rdmaTransport) device(event rdma.AsyncEvent) {
 	log := t.engine.log
+	if event.Port != 0 && event.Port != t.engine.cfg.RDMA.PortNumber {
+		return
+	}
 	switch event.Kind {
-	case rdma.EventPortDown, rdma.EventDeviceFatal:
+	case rdma.EventPortDown, rdma.EventDeviceFatal, rdma.EventCQBroken:
 		why := t.port.name + ": " + event.Text
 		t.port.down.Store(&why)
 		log.Warn("rdma: nothing can be sent", "device", t.port.name, "event", event.Text)
@@ -342,13 +353,17 @@ func (t *rdmaTransport) device(event rdma.AsyncEvent) {
 			w.lane.queues.Break()
 		}
 	case rdma.EventPortActive, rdma.EventGIDChange, rdma.EventAddressChange:
+		if event.Kind == rdma.EventGIDChange {
+			t.port.pardon()
+		}
 		if err := t.port.look(); err != nil {
 			log.Warn("rdma: the port changed and cannot be used", "device", t.port.name, "err", err)
 			return
 		}
 		address := t.port.address.Load()
-		t.store.Readdress(address.endpoint())
 		t.engine.described.drop()
 		log.Info("rdma: the port changed", "device", t.port.name, "event", event.Text, "gid", address.gidText())
+	default:
+		log.Debug("rdma: event", "device", t.port.name, "event", event.Text, "queue_pair", event.QP)
 	}
 }

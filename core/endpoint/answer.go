@@ -101,7 +101,7 @@ func (s *Store) answerUpstream(ctx context.Context, m *metadata.ConnectionMessag
 			return nil, err
 		}
 		if err = e.with(ctx, func() error { return e.answer(m, remote) }); err == nil {
-			reply := s.message(m.LocalNICPath, e.queues.Numbers())
+			reply := s.message(m.LocalNICPath, e.queues)
 			if m.ReadyAck != nil {
 				notYet := false
 				reply.ReadyAck = &notYet

@@ -40,7 +40,7 @@ func (s *Store) answerConnect(ctx context.Context, m *metadata.ConnectionMessage
 	if err != nil {
 		return nil, err
 	}
-	remote.Ours = true
+	remote.Ours, remote.MTU = true, m.Extension.MTU
 	for range answerTries {
 		var a *passive
 		s.mu.Lock()
@@ -57,8 +57,9 @@ func (s *Store) answerConnect(ctx context.Context, m *metadata.ConnectionMessage
 		if err == nil {
 			return reply, nil
 		}
-		// A fence came between: what the sender begins from now on is not meant.
-		if !errors.Is(err, ErrFenced) {
+		// A fence came between: what the sender begins from now on is not meant. Or the
+		// port has another address now.
+		if !errors.Is(err, ErrFenced) && !errors.Is(err, ErrReaddressed) {
 			break
 		}
 	}
@@ -83,8 +84,9 @@ func (a *passive) answer(m *metadata.ConnectionMessage, remote Remote) (*metadat
 			return nil, err
 		}
 	}
-	reply := s.message(m.LocalNICPath, a.queues.Numbers())
+	reply := s.message(m.LocalNICPath, a.queues)
 	reply.Extension = s.extension(kindConnect, a.instance, a.number)
+	reply.Extension.MTU = a.queues.Address().MTU
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// A fence from here on ends a, which the reply does not say; one before is in it.

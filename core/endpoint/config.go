@@ -25,11 +25,22 @@ type PassiveHardware interface {
 	NewPassiveQueues(n int) (Queues, error)
 }
 
+// Readdresser is Hardware whose port may have other addresses.
+type Readdresser interface {
+	// Readdress is called when q could not be connected to r for ErrNoRoute, which is
+	// why. It finds an address from which r can be reached and makes it the port's: for
+	// queue pairs that are made from now on. The error says why there is none.
+	Readdress(q Queues, r Remote, why error) error
+}
+
 // Queues are the queue pairs of one side of a connection. Their methods are called
-// by one goroutine at a time, but for Numbers.
+// by one goroutine at a time, but for Numbers and Address.
 type Queues interface {
 	Numbers() []uint32
-	// Connect brings them to the state in which both directions work.
+	// Address is the port's when they were made: the peer is told it.
+	Address() Address
+	// Connect brings them to the state in which both directions work. ErrNoRoute: the
+	// peer cannot be reached from Address.
 	Connect(Remote) error
 	// Break brings them to the error state, at once.
 	Break()
@@ -40,8 +51,7 @@ type Queues interface {
 
 // Remote is the other side of a connection: queue pair i is connected to Numbers[i].
 type Remote struct {
-	GID     GID
-	LID     uint16
+	Address
 	Numbers []uint32
 	Ours    bool // the peer is of this implementation
 }
@@ -50,6 +60,7 @@ type Remote struct {
 type Address struct {
 	GID GID
 	LID uint16
+	MTU int // bytes of a packet, at most; 0: unknown, as with upstream
 }
 
 // Config says which port a Store connects, and to whom. A zero field stands for the
@@ -60,8 +71,6 @@ type Config struct {
 	// Session is what peers call this engine: "<host>:<port>" of its handshake port.
 	// They can fence it off by this name. Default: Server.
 	Session  string
-	GID      GID // of the port
-	LID      uint16
 	Instance string // as in this engine's descriptor; "" connects as upstream does, always
 
 	QueuePairs   int // of a connection to upstream, MC_NUM_QP_PER_EP; 2

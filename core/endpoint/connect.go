@@ -143,7 +143,7 @@ func (s *Store) dialItself(ctx context.Context, e *Endpoint) error {
 		if err := e.make(s.cfg.OursPairs, false); err != nil {
 			return err
 		}
-		err := e.connect(Remote{GID: s.address().GID, LID: s.address().LID, Numbers: slices.Clone(e.queues.Numbers()), Ours: true})
+		err := e.connect(Remote{Address: e.queues.Address(), Numbers: slices.Clone(e.queues.Numbers()), Ours: true})
 		if err != nil {
 			return err
 		}
@@ -158,6 +158,10 @@ func (s *Store) dialItself(ctx context.Context, e *Endpoint) error {
 // no room for the connection. Every message may come twice.
 const askTries = 5
 
+// mostReason is how much of a peer's reason for a rejection is passed on, in bytes: one of ours
+// names all addresses that it tried.
+const mostReason = 2000
+
 // ask sends m and returns the reply. A reply that comes after ctx ended is not
 // believed. ErrPeer: there was none. ErrRejected comes with the reply, if that is known.
 func (s *Store) ask(ctx context.Context, session string, m *metadata.ConnectionMessage) (*metadata.ConnectionMessage, error) {
@@ -170,7 +174,7 @@ func (s *Store) ask(ctx context.Context, session string, m *metadata.ConnectionM
 		case ctx.Err() != nil:
 			return nil, errors.WithMessagef(ErrPeer, "%s: no answer within %v", quote(session), s.cfg.Timeout)
 		case reply != nil && reply.ReplyMsg != "":
-			return reply, errors.WithMessagef(ErrRejected, "%s: %s", quote(session), quote(reply.ReplyMsg))
+			return reply, errors.WithMessagef(ErrRejected, "%s: %s", quote(session), quoteUpTo(reply.ReplyMsg, mostReason))
 		case errors.Is(err, metadata.ErrRejected):
 			return nil, errors.WithMessage(ErrRejected, err.Error())
 		case err == nil && reply != nil:
@@ -190,11 +194,11 @@ func (s *Store) ask(ctx context.Context, session string, m *metadata.ConnectionM
 	}
 }
 
-// message is a message from this port to a peer's.
-func (s *Store) message(path string, numbers []uint32) *metadata.ConnectionMessage {
-	here := s.address()
+// message is a message from this port to a peer's, about queue pairs of this side.
+func (s *Store) message(path string, queues Queues) *metadata.ConnectionMessage {
+	here := queues.Address()
 	return &metadata.ConnectionMessage{
-		LocalNICPath: s.path, PeerNICPath: path, QPNum: slices.Clone(numbers),
+		LocalNICPath: s.path, PeerNICPath: path, QPNum: slices.Clone(queues.Numbers()),
 		LocalGID: here.GID.String(), LocalLID: here.LID,
 	}
 }

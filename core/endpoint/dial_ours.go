@@ -27,8 +27,9 @@ func (s *Store) dialOurs(ctx context.Context, e *Endpoint) error {
 	if err := e.asking(); err != nil {
 		return err
 	}
-	request := s.message(e.path, e.queues.Numbers())
+	request := s.message(e.path, e.queues)
 	request.Extension = s.extension(kindConnect, e.instance, e.number)
+	request.Extension.MTU = e.queues.Address().MTU
 	reply, err := s.ask(ctx, e.target.Session, request)
 	remote, err := s.checkOurs(e, reply, err)
 	if err == nil {
@@ -77,7 +78,7 @@ func (s *Store) checkOurs(e *Endpoint, reply *metadata.ConnectionMessage, err er
 		return Remote{}, errors.WithMessagef(ErrProtocol, "%s answers %s of connection %d to connect of connection %d", quote(e.target.Session), quote(ext.Kind), ext.Connection, e.number)
 	}
 	remote, err := s.remoteOf(s.ctx, e.target.Session, e.path, reply, len(e.queues.Numbers()))
-	remote.Ours = true
+	remote.Ours, remote.MTU = true, ext.MTU
 	return remote, err
 }
 

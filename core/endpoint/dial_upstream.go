@@ -26,7 +26,7 @@ func (s *Store) dialUpstream(ctx context.Context, e *Endpoint) error {
 		return err
 	}
 	notYet := false
-	request := s.message(e.path, e.queues.Numbers())
+	request := s.message(e.path, e.queues)
 	request.ReadyAck = &notYet
 	reply, err := s.ask(ctx, e.target.Session, request)
 	var remote Remote
@@ -98,7 +98,7 @@ func (s *Store) remoteOf(ctx context.Context, session, path string, reply *metad
 
 // locate adds the peer's address, from its descriptor if the message has none.
 func (s *Store) locate(ctx context.Context, session string, m *metadata.ConnectionMessage) (Remote, error) {
-	r := Remote{LID: m.LocalLID, Numbers: slices.Clone(m.QPNum)}
+	r := Remote{Address: Address{LID: m.LocalLID}, Numbers: slices.Clone(m.QPNum)}
 	if m.LocalGID != "" {
 		gid, err := ParseGID(m.LocalGID)
 		r.GID = gid

@@ -18,6 +18,10 @@
 // handshakes describe one connection. A port that connects to itself connects each queue
 // pair to itself, without any message.
 //
+// The messages do not say which path MTU a side uses: that of its own port, but no more
+// than it is told to (MC_MTU). Where the two differ, requests longer than the smaller one
+// fail.
+//
 // Nobody is told when an endpoint ends. The peer finds out because its requests fail.
 //
 // # Between two of this implementation
@@ -34,6 +38,8 @@
 //	            all before
 //	name        the sender's session, where it can be asked and by which it can be fenced
 //	device      the receiver's device, where the message has no peer_nic_path
+//	mtu         in connect and its reply: the most bytes of a packet that the sender's port
+//	            takes. Both ends use the smaller of the two; without the member, their own
 //	fenced      in the reply to connect: how many fences the responder had made when it
 //	            last fenced the initiator off, 0 if never
 //
@@ -64,6 +70,14 @@
 // connect (Endpoint.Fenced) with the one that it knew when it began a batch, and fails
 // batches that knew less. A fence that meets a connect half way makes the responder
 // begin it anew, with the new count in the reply.
+//
+// # Addresses
+//
+// A port may have several addresses, and not all of them reach every peer. A side finds
+// that out when it connects its queue pairs. If the port has an address that does
+// (Readdresser) the endpoint is given up for it: an initiator does the whole handshake again
+// with other queue pairs, since the peer's are connected to the address before; a responder
+// has not told its address yet, and makes others at once.
 //
 // # What can be lost
 //

@@ -25,6 +25,11 @@ var (
 	ErrFull = errors.New("too many rdma connections; MC_MAX_EP_PER_CTX sets how many a device may have")
 	// ErrDevice: the device refused.
 	ErrDevice = errors.New("rdma device failed")
+	// ErrNoRoute: the peer cannot be reached from the port's address.
+	ErrNoRoute = errors.New("no route to the peer")
+	// ErrReaddressed: the port has got another address, because the peer could not be
+	// reached from the one before.
+	ErrReaddressed = errors.New("the port's address has changed")
 	// ErrReconnected: the peer made another connection in place of this one.
 	ErrReconnected = errors.New("peer connected anew")
 	// ErrFenced: one side fenced the other off.
@@ -40,7 +45,7 @@ var (
 // again tells whether an endpoint that ended so before it was of use is no reason
 // against another try at once.
 func again(err error) bool {
-	for _, cause := range []error{ErrReconnected, ErrFenced, ErrPeerClosed, ErrRetired} {
+	for _, cause := range []error{ErrReaddressed, ErrReconnected, ErrFenced, ErrPeerClosed, ErrRetired} {
 		if errors.Is(err, cause) {
 			return true
 		}

@@ -74,6 +74,8 @@ type port struct {
 	lasts  time.Duration // to make one queue pair
 	create func() error  // before queue pairs are made
 	attach func(Remote) error
+	here   Address
+	routes map[GID][]GID // what can be reached from an address, if not nil; the keys are all there are
 	gate   chan struct{} // Close waits for it to be closed, if not nil
 
 	mu      sync.Mutex
@@ -88,7 +90,9 @@ func (p *port) NewQueues(n int) (Queues, error) {
 		}
 	}
 	time.Sleep(time.Duration(n) * p.lasts)
-	q := &queues{port: p, gate: p.gate}
+	p.mu.Lock()
+	q := &queues{port: p, gate: p.gate, address: p.here}
+	p.mu.Unlock()
 	f := p.fabric
 	f.mu.Lock()
 	for range n {
@@ -114,6 +118,23 @@ func (p *port) NewPassiveQueues(n int) (Queues, error) {
 	return made, err
 }
 
+// reaches tells whether to can be reached from an address of the port.
+func (p *port) reaches(from, to GID) bool {
+	return p.routes == nil || slices.Contains(p.routes[from], to)
+}
+
+func (p *port) Readdress(q Queues, r Remote, why error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for from := range p.routes {
+		if p.reaches(from, r.GID) {
+			p.here.GID = from
+			return nil
+		}
+	}
+	return errors.WithMessagef(why, "none of %d addresses", len(p.routes))
+}
+
 // shut makes queue pairs from now on stay when they are closed, until open is called.
 func (p *port) shut(t testing.TB) (open func()) {
 	p.gate = make(chan struct{})
@@ -128,18 +149,24 @@ type queues struct {
 	numbers []uint32
 	gate    chan struct{}
 	passive bool
+	address Address
 	remote  Remote
 	broken  bool
 	closed  bool
+	use     Use
 }
 
 func (q *queues) Numbers() []uint32 { return q.numbers }
+func (q *queues) Address() Address  { return q.address }
 
 func (q *queues) Connect(r Remote) error {
 	if q.port.attach != nil {
 		if err := q.port.attach(r); err != nil {
 			return err
 		}
+	}
+	if !q.port.reaches(q.address.GID, r.GID) {
+		return errors.WithMessagef(ErrNoRoute, "from %s", q.address.GID)
 	}
 	f := q.port.fabric
 	f.mu.Lock()
@@ -282,8 +309,8 @@ func newWorld(t testing.TB) *world {
 func (w *world) node(session string, change ...func(*Config)) *node {
 	w.births++
 	n := &node{port: &port{fabric: w.fabric}, net: w.net, session: session, instance: fmt.Sprintf("%032x", w.births)}
-	cfg := Config{Server: session, NIC: "mlx5_0", Instance: n.instance, Hardware: n.port, Ask: n.ask, LID: 7}
-	cfg.GID[15] = byte(w.births)
+	cfg := Config{Server: session, NIC: "mlx5_0", Instance: n.instance, Hardware: n.port, Ask: n.ask}
+	n.port.here = Address{GID: GID{15: byte(w.births)}, LID: 7}
 	for _, c := range change {
 		c(&cfg)
 	}

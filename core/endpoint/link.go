@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"runtime/debug"
+	"time"
 
 	"github.com/pkg/errors"
 )
@@ -27,17 +28,27 @@ type link struct {
 	// remote are the queue pairs at the peer, nil before they are connected. Written by
 	// the holder of the turn under store.mu.
 	remote []uint32
+
+	// Guarded by store.mu.
+	seated      bool      // it counts among those that there may be
+	made, heard time.Time // when it was begun, and when its peer last was known to be there
 }
 
-// open takes room for a link. s.mu is held.
+// open enters a link. Where there are as many as there may be it gets its place when others
+// gave way, before its queue pairs are made; as many again may wait for that. s.mu is held.
 func (s *Store) open(l *link) error {
 	if s.closed {
 		return ErrClosed
 	}
-	if len(s.links) >= s.cfg.MaxEndpoints {
-		return errors.WithMessagef(ErrFull, "%s has %d", s.path, len(s.links))
+	if len(s.links) >= 2*s.cfg.MaxEndpoints {
+		return errors.WithMessagef(ErrFull, "%s has %d", s.path, s.cfg.MaxEndpoints)
 	}
-	l.store = s
+	if s.seated < s.cfg.MaxEndpoints {
+		l.seated = true
+		s.seated++
+	}
+	l.made = time.Now()
+	l.store, l.heard = s, l.made
 	l.turn, l.dead, l.gone = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	s.links[l] = struct{}{}
 	s.running.Add(1)
@@ -117,6 +128,10 @@ func (l *link) destroy() {
 	s := l.store
 	s.mu.Lock()
 	delete(s.links, l)
+	if l.seated {
+		s.seated--
+		s.left++
+	}
 	if l.onGone != nil {
 		l.onGone()
 	}
@@ -124,15 +139,21 @@ func (l *link) destroy() {
 	s.mu.Unlock()
 }
 
-// make makes the queue pairs. The caller has the turn.
+// make makes the queue pairs. Where there is no room, here or on the device, it blocks
+// until other connections gave way. The caller has the turn.
 func (l *link) make(n int, passive bool) error {
 	s := l.store
+	ctx, cancel := context.WithTimeout(s.ctx, roomTime)
+	defer cancel()
+	if err := s.seat(ctx, l); err != nil {
+		return err
+	}
 	return s.safely("make queue pairs", func() (err error) {
 		create := s.cfg.Hardware.NewQueues
 		if h, ok := s.cfg.Hardware.(PassiveHardware); ok && passive {
 			create = h.NewPassiveQueues
 		}
-		queues, err := create(n)
+		queues, err := s.create(ctx, create, n)
 		if err != nil {
 			return deviceError(err, "%s: make %d queue pairs", s.cfg.NIC, n)
 		}
@@ -144,11 +165,18 @@ func (l *link) make(n int, passive bool) error {
 	})
 }
 
-// connect connects the queue pairs. The caller has the turn.
+// connect connects the queue pairs. The caller has the turn. ErrReaddressed: others, which
+// will have another address, may be.
 func (l *link) connect(r Remote) error {
 	s := l.store
 	err := s.safely("connect queue pairs", func() error {
-		if err := l.queues.Connect(r); err != nil {
+		err := l.queues.Connect(r)
+		if h, ok := s.cfg.Hardware.(Readdresser); ok && errors.Is(err, ErrNoRoute) {
+			if err = h.Readdress(l.queues, r, err); err == nil {
+				err = ErrReaddressed
+			}
+		}
+		if err != nil {
 			return deviceError(err, "%s: connect to %s at %s", s.cfg.NIC, quote(l.path), r.GID)
 		}
 		return nil

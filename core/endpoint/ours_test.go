@@ -26,7 +26,7 @@ func TestOursConnectAndRetire(t *testing.T) {
 	require.Equal(t, 1, b.passive)
 	remote := e.Queues().(*queues).remote
 	require.True(t, remote.Ours)
-	require.Equal(t, b.store.cfg.GID, remote.GID)
+	require.Equal(t, b.here.GID, remote.GID)
 	require.EqualValues(t, 7, remote.LID)
 
 	back := connected(t, b, a.ours())
@@ -57,7 +57,7 @@ func TestOursRetiredIsNotMadeAgain(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.node("a:1"), w.node("b:1")
 	connect := func(number uint64, pairs ...uint32) *metadata.ConnectionMessage {
-		m := a.store.message(b.store.Path(), pairs)
+		m := a.store.message(b.store.Path(), &queues{numbers: pairs})
 		m.Extension = a.store.extension(kindConnect, b.instance, number)
 		return b.store.Answer(m)
 	}
@@ -89,7 +89,7 @@ func TestOursRefusals(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.node("a:1"), w.node("b:1")
 	good := func() *metadata.ConnectionMessage {
-		m := a.store.message(b.store.Path(), []uint32{1})
+		m := a.store.message(b.store.Path(), &queues{numbers: []uint32{1}})
 		m.Extension = a.store.extension(kindConnect, b.instance, 3)
 		return m
 	}

@@ -68,8 +68,9 @@ func serverOf(path string) string {
 }
 
 // quote makes foreign text fit for errors and the log.
-func quote(text string) string {
-	const most = 120
+func quote(text string) string { return quoteUpTo(text, 120) }
+
+func quoteUpTo(text string, most int) string {
 	if len(text) > most {
 		return strconv.QuoteToASCII(text[:most]) + "..."
 	}

@@ -25,8 +25,6 @@ type Store struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup // goroutines, answers and links
 
-	here atomic.Pointer[Address]
-
 	mu      sync.Mutex // guards what follows, and what says so elsewhere
 	closed  bool
 	links   map[*link]struct{}    // all that are not destroyed
@@ -38,6 +36,9 @@ type Store struct {
 	fenced  map[string]uint64     // by instance: the count when it was last fenced off
 	floor   uint64                // the same for instances that are not in fenced
 	heard   map[string]struct{}   // servers of upstream's device paths that connected to here
+	seated  int                   // how many of links have a place; at most MaxEndpoints
+	left    int                   // how many links with a place were destroyed
+	asking  chan struct{}         // closed when peers have been asked; nil while nobody asks
 }
 
 // peerKey is a peer's device, in one life of the peer.
@@ -51,21 +52,14 @@ func New(cfg Config) (*Store, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	path := NICPath(cfg.Server, cfg.NIC)
-	s := &Store{
+	return &Store{
 		cfg: cfg, path: path, log: cfg.Log.With("port", path), ctx: ctx, cancel: cancel,
 		links: map[*link]struct{}{}, shared: map[string]*Endpoint{}, active: map[peerKey]*Endpoint{},
 		targets: map[string]*Endpoint{},
 		peers:   map[peerKey]*peer{}, current: map[string]*peer{}, fenced: map[string]uint64{},
 		heard: map[string]struct{}{},
-	}
-	s.Readdress(Address{GID: cfg.GID, LID: cfg.LID})
-	return s, nil
+	}, nil
 }
-
-// Readdress says where the port is reached from now on. Connections that exist stay.
-func (s *Store) Readdress(a Address) { s.here.Store(&a) }
-
-func (s *Store) address() Address { return *s.here.Load() }
 
 // Path is this port's own device path.
 func (s *Store) Path() string { return s.path }

@@ -62,7 +62,7 @@ func TestUpstreamInitiator(t *testing.T) {
 	ack := want
 	ack.ReadyAck = truth(true)
 	require.Equal(t, []message{want, ack}, *heard)
-	require.Equal(t, Remote{LID: 9, GID: GID{10: 255, 255, 192, 0, 2, 1}, Numbers: []uint32{901, 902}}, e.Queues().(*queues).remote)
+	require.Equal(t, Remote{Address: Address{LID: 9, GID: GID{10: 255, 255, 192, 0, 2, 1}}, Numbers: []uint32{901, 902}}, e.Queues().(*queues).remote)
 	require.False(t, e.Ours())
 	require.False(t, e.Retire(within(t, patience)), "nobody there confirms anything")
 	require.Len(t, *heard, 2, "and nobody is told")
@@ -147,7 +147,7 @@ func TestUpstreamOldPeers(t *testing.T) {
 		return &message{LocalNICPath: theirs, PeerNICPath: m.LocalNICPath, QPNum: []uint32{901, 902}}
 	})
 	e := connected(t, a, Target{"somewhere:1", theirs, ""})
-	require.Equal(t, Remote{GID: GID{1: 2}, LID: 3, Numbers: []uint32{901, 902}}, e.Queues().(*queues).remote)
+	require.Equal(t, Remote{Address: Address{GID: GID{1: 2}, LID: 3}, Numbers: []uint32{901, 902}}, e.Queues().(*queues).remote)
 	reply := a.store.Answer(&message{LocalNICPath: "c:1@x", PeerNICPath: a.store.Path(), QPNum: []uint32{1}})
 	require.Empty(t, reply.ReplyMsg)
 	require.Equal(t, []string{"somewhere:1 mlx5_1", "c:1 x"}, asked)
@@ -175,7 +175,7 @@ func TestUpstreamResponder(t *testing.T) {
 	require.Equal(t, &message{LocalNICPath: "a:1@mlx5_0", PeerNICPath: theirs, QPNum: reply.QPNum, LocalGID: ourGID, LocalLID: 7, ReadyAck: truth(false)}, reply)
 	require.Equal(t, reply, a.store.Answer(request(1, 2, 3)))
 	require.Len(t, a.made, 1)
-	require.Equal(t, Remote{LID: 9, GID: GID{10: 255, 255, 192, 0, 2, 1}, Numbers: []uint32{1, 2, 3}}, a.made[0].remote)
+	require.Equal(t, Remote{Address: Address{LID: 9, GID: GID{10: 255, 255, 192, 0, 2, 1}}, Numbers: []uint32{1, 2, 3}}, a.made[0].remote)
 
 	waiting := make(chan *Endpoint)
 	go func() { waiting <- connected(t, a, toThem) }()

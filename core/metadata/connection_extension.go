@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"math"
+	"slices"
 
 	"github.com/pkg/errors"
 )
@@ -16,10 +17,13 @@ type ConnectionExtension struct {
 	Connection uint64 // number that the initiator gave the connection
 	Name       string // the sender's segment name
 	Device     string // the receiver's device, in messages without paths
+	MTU        int    // bytes of a packet that the sender's port takes; 0: it does not say
 	Fenced     uint64 // how many fences the sender had made when it last fenced the receiver off
 }
 
 const maxKind = 32 // bytes
+
+var pathMTUs = []int{256, 512, 1024, 2048, 4096}
 
 func (e *ConnectionExtension) check() error {
 	switch {
@@ -31,6 +35,8 @@ func (e *ConnectionExtension) check() error {
 		return errors.Errorf("instance: must be 32 lower-case hex digits, not %s", excerptString(e.Instance))
 	case e.Target != "" && !isInstance(e.Target):
 		return errors.Errorf("target: must be 32 lower-case hex digits, not %s", excerptString(e.Target))
+	case e.MTU != 0 && !slices.Contains(pathMTUs, e.MTU):
+		return errors.Errorf("mtu: must be one of %v, not %d", pathMTUs, e.MTU)
 	case len(e.Name) > MaxNICPath || len(e.Device) > MaxNICPath:
 		return errors.Errorf("name and device: must be at most %d bytes long", MaxNICPath)
 	}
@@ -46,6 +52,9 @@ func (e *ConnectionExtension) append(out []byte) []byte {
 	out = appendUintMember(out, "fenced", e.Fenced)
 	out = appendStringMember(out, "instance", e.Instance)
 	out = appendStringMember(out, "kind", e.Kind)
+	if e.MTU != 0 {
+		out = appendUintMember(out, "mtu", uint64(e.MTU))
+	}
 	if e.Name != "" {
 		out = appendStringMember(out, "name", e.Name)
 	}
@@ -93,6 +102,10 @@ func (e *ConnectionExtension) readMember(key string, member []byte) (err error) 
 		e.Name, err = readString(member)
 	case "device":
 		e.Device, err = readString(member)
+	case "mtu":
+		var n uint64
+		n, err = readUint(member, math.MaxInt32)
+		e.MTU = int(n)
 	case "fenced":
 		e.Fenced, err = readUint(member, math.MaxUint64)
 	}

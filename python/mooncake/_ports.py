@@ -27,11 +27,15 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
     facts = [port["state"]]
     if port["link_layer"]:
         facts += [port["link_layer"], f"MTU {port['mtu']}"]
+    if port["rate_gbps"]:
+        facts.append(f"{port['rate_gbps']:g} Gb/s")
     if port["lid"]:
         facts.append(f"LID {port['lid']}")
     if port["used"]:
         facts.append("used")
     yield f"{port['device']} port {port['port']}: {', '.join(facts)}"
+    if port["pcie"]:
+        yield f"    PCIe {_pcie(port['pcie'], port['rate_gbps'])}"
     if port["error"]:
         yield f"    cannot be used: {port['error']}"
     rows = [
@@ -46,6 +50,16 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
         for gid in port["gids"]
     ]
     yield from _table(rows)
+
+
+def _pcie(link: dict[str, Any], rate: float) -> str:
+    """Lanes and speed, what the device could have instead, and whether the port has to wait."""
+    text = f"x{link['width']}, {link['speed']:g} GT/s"
+    if link["max_width"] > link["width"] or link["max_speed"] > link["speed"]:
+        text += f" (the device can x{link['max_width']}, {link['max_speed']:g} GT/s)"
+    if 0 < link["gbps"] < rate:
+        text += f": carries at most {link['gbps']:.0f} Gb/s, less than the port; try another slot"
+    return text
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

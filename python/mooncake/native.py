@@ -310,7 +310,9 @@ def rdma_ports(devices: str = "") -> dict[str, Any]:
     the RDMA ports of this host. "" for the devices of MC_TE_FILTERS, else all.
 
     {"ports": [...], "why": ""}: each port with "device", "port", "state", "mtu", "link_layer",
-    "lid", "gids", "chosen", "used" and "error"; "gids" are those that are set, the best first, with
+    "lid", "rate_gbps" (0 if unknown), "pcie", "gids", "chosen", "used" and "error". "pcie" is None
+    if unknown, else "width" and "max_width" in lanes, "speed" and "max_speed" in GT/s a lane, and
+    "gbps", what that carries each way at most. "gids" are those that are set, the best first, with
     "index", "address", "type", "interface" and the "reason" for its place. "chosen" is the index
     of the one that peers are told, or None. "used" marks the one port that the engine uses.
     "error" says why a port cannot be used and what to do. A host without RDMA has no ports,
