@@ -5,3 +5,6 @@ package core
 const rdmaInBuild = false
 
 func rdmaObjects() []string { return nil }
+
+// beStormMember is for the helper processes of a test that needs cgo.
+func beStormMember() bool { return false }

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		beSoakTarget()
 		return
 	}
+	if beStormMember() {
+		return
+	}
 	code := m.Run()
 	if left := rdmaObjects(); len(left) > 0 {
 		fmt.Fprintln(os.Stderr, "verbs objects that were not closed:", left)

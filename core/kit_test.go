@@ -113,6 +113,14 @@ func testConfig(vars map[string]string) Config {
 	return cfg
 }
 
+// long leaves a test out with -short: make test runs it with the race detector, and not
+// another time without cgo.
+func long(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short was given, and this takes seconds")
+	}
+}
+
 func openEngine(t testing.TB, name string, cfg Config) *Engine {
 	e, err := Open(name, cfg)
 	require.NoError(t, err)

@@ -196,6 +196,15 @@ func TestEngineCloseEndsBatchesAndWakesWaiters(t *testing.T) {
 	require.ErrorIs(t, err, ErrClosed)
 }
 
+// Its memory is not registered any more, either, but that is not why.
+func TestTransferOfAClosedEngine(t *testing.T) {
+	p := newPair(t, 1<<20, nil)
+	blocks := scatter(p.memA, p.memB, 512, []int{0}, []int{0})
+	require.NoError(t, p.a.Close())
+	_, err := p.seg.Submit(Write, blocks, Options{})
+	require.ErrorIs(t, err, ErrClosed)
+}
+
 // What a peer has begun cannot write any more after Fence, and its later batches work.
 func TestFence(t *testing.T) {
 	p := newPair(t, 64<<20, nil)

@@ -22,6 +22,10 @@ func TestRDMAPortsAreThoseOfAnEngine(t *testing.T) {
 		assert.Equal(t, "active", port.State)
 		assert.Equal(t, "Ethernet", port.LinkLayer)
 		assert.Positive(t, port.MTU)
+		assert.EqualValues(t, 200, port.RateGbps)
+		require.NotNil(t, port.PCIe)
+		assert.InDelta(t, 504.1, port.PCIe.Gbps, 0.1)
+		assert.Equal(t, pcieReport{16, 16, 32, 32, port.PCIe.Gbps}, *port.PCIe)
 		assert.Empty(t, port.Error)
 		require.Len(t, port.GIDs, 4)
 		assert.Equal(t, 3, *port.Chosen)
@@ -62,7 +66,12 @@ func TestRDMAPortsThatCannotBeUsed(t *testing.T) {
 	list = ports(t, "mlx5_9,mlx5_1", nil).Ports
 	require.Len(t, list, 2)
 	assert.Contains(t, list[0].Error, `"mlx5_9"; this host has mlx5_0, mlx5_1`)
-	assert.True(t, list[1].Used)
+	assert.Empty(t, list[1].Error)
+	assert.False(t, list[1].Used, "an engine refuses the list")
+	cfg := testConfig(nil)
+	cfg.Devices = "mlx5_9,mlx5_1"
+	_, err := Open("127.0.0.1", cfg)
+	require.ErrorIs(t, err, ErrInvalid)
 
 	list = ports(t, "mlx5_1", map[string]string{"MC_IB_PORT": "3"}).Ports
 	require.Len(t, list, 2, "the port that there is, and the one that was asked for")

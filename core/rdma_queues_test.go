@@ -22,7 +22,7 @@ func TestRDMAMoreQueuePairsThanALaneTakes(t *testing.T) {
 	require.NoError(t, err)
 	q := made.(*rdmaQueues)
 	defer q.destroy()
-	require.NoError(t, q.Connect(endpoint.Remote{GID: port.address.Load().endpoint().GID, Numbers: q.Numbers()}))
+	require.NoError(t, q.Connect(endpoint.Remote{Address: port.address.Load().endpoint(), Numbers: q.Numbers()}))
 	assert.Len(t, q.Numbers(), rdma.MostLaneQPs+8)
 	var lane *rdma.Lane
 	require.NoError(t, q.attach(context.Background(), func(l *rdma.Lane) { lane = l }))

@@ -29,6 +29,7 @@ const (
 // and dies. Done means that exactly the blocks have arrived; quiet that nothing does
 // any more; and what was deregistered is never touched.
 func TestSoak(t *testing.T) {
+	long(t)
 	length := soakTime
 	if text := os.Getenv("MOONCAKE_SOAK"); text != "" {
 		var err error

@@ -18,6 +18,7 @@ const stressTime = 4 * time.Second
 // Random batches that are cancelled or expire at random moments: done means that
 // every byte is there; failed and quiet that none comes any more.
 func TestRandomEndsTellTheTruth(t *testing.T) {
+	long(t)
 	const workers, room = 4, 1 << 20
 	p := newPair(t, workers*room, nil)
 	var wg sync.WaitGroup

@@ -13,6 +13,7 @@ import (
 // Engines close while threads use them in every way: whatever comes back, it comes
 // back soon, and the pages are the owner's then.
 func TestEnginesCloseUnderLoad(t *testing.T) {
+	long(t)
 	for _, way := range ways[1:] {
 		t.Run(way, func(t *testing.T) {
 			over(t, way)

@@ -6,6 +6,7 @@ import (
 
 // What an engine promises does not depend on the transport.
 func TestTheSameOverEveryTransport(t *testing.T) {
+	long(t)
 	promises := []struct {
 		name string
 		test func(*testing.T)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"mooncake/rdma"
 )
 
 // What is wrong with a device when an engine opens: by name it is an error that says
@@ -166,6 +169,26 @@ func TestRDMAPortGoesDown(t *testing.T) {
 	}
 }
 
+// What happens to a port that is not used here leaves connections alone; a completion queue
+// that is lost ends them, with an error that names the device.
+func TestRDMAEventsOfTheDevice(t *testing.T) {
+	p := newSoftPair(t, 8<<20, nil)
+	require.NoError(t, move(t, p.seg, Write, repeated(p, 10)))
+	r := rdmaOf(t, p.a)
+	r.device(rdma.AsyncEvent{Kind: rdma.EventPortDown, Text: "port error", Port: 2})
+	assert.Nil(t, r.port.down.Load())
+	require.NoError(t, move(t, p.seg, Write, repeated(p, 10)))
+	assert.EqualValues(t, 1, p.a.Stats().ConnectionsOpened)
+
+	setNIC(t, "rate=20k")
+	b := underWay(t, p, Write)
+	r.device(rdma.AsyncEvent{Kind: rdma.EventCQBroken, Text: "CQ error"})
+	err := b.Wait(deadline)
+	require.ErrorIs(t, err, ErrDevice)
+	assert.Contains(t, err.Error(), softDevice+": CQ error")
+	require.ErrorIs(t, move(t, p.seg, Write, repeated(p, 10)), ErrDevice)
+}
+
 // Another GID: connections are made by the new one, batches arrive.
 func TestRDMAGIDChanges(t *testing.T) {
 	p := newSoftPair(t, 8<<20, nil)
@@ -192,6 +215,9 @@ func TestRDMADeviceIsLost(t *testing.T) {
 	require.ErrorIs(t, err, ErrDevice)
 	assert.Contains(t, err.Error(), softDevice)
 	require.ErrorIs(t, move(t, p.seg, Write, repeated(p, 10)), ErrDevice)
+	more := newArena(t, 4096)
+	_, err = p.a.Register([]Range{{more.addr(), 4096}}, "*")
+	require.ErrorIs(t, err, ErrDevice, "not the caller's argument")
 	require.NoError(t, p.a.Close())
 	require.NoError(t, p.b.Close())
 	assert.Empty(t, rdmaObjects())
@@ -268,4 +294,27 @@ func TestRDMADevicesByName(t *testing.T) {
 	setNIC(t, "port=down")
 	e := openEngine(t, "127.0.0.1", testConfig(nil))
 	assert.Equal(t, "mlx5_1", rdmaOf(t, e).port.name)
+}
+
+// With MC_FORCE_HCA a peer without rdma is an error that says so, and not reached otherwise;
+// other peers are.
+func TestRDMAForcedTowardsAPeerOfTCP(t *testing.T) {
+	p := newRDMAPair(t, 1<<20, nil)
+	cfg := testConfig(map[string]string{"MC_FORCE_TCP": "1"})
+	plain := openEngine(t, "127.0.0.1", cfg)
+	_, err := p.a.OpenSegment(context.Background(), plain.Name())
+	require.ErrorIs(t, err, ErrUnsupported)
+	for _, word := range []string{plain.Name(), "offers [tcp]", "MC_FORCE_HCA"} {
+		assert.Contains(t, err.Error(), word)
+	}
+	require.NoError(t, move(t, p.seg, Write, repeated(p, 10)))
+}
+
+// The thread that polls a port spins only where cores are to spare.
+func TestPollersSpinWithManyCores(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for cores, spins := range map[int]bool{1: false, 2: false, spareCores - 1: false, spareCores: true, 64: true} {
+		runtime.GOMAXPROCS(cores)
+		assert.Equal(t, spins, pollerSpin() > 0, "%d cores", cores)
+	}
 }

@@ -64,6 +64,7 @@ def assert_usable(ours: OurEngine, peer: UpstreamPeer, name: str) -> None:
         peer.free(name)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("opcode", ["write", "read"])
 @pytest.mark.parametrize("kind", ["v2", "v1", "v1-keep"])
 def test_upstream_is_killed_as_target(
@@ -86,6 +87,7 @@ def test_upstream_is_killed_as_target(
     assert_usable(ours, peer_v2, memory_name)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["v2", "v1", "v1-keep"])
 def test_upstream_is_killed_as_initiator(
     ours: OurEngine, launch: Launch, peer_v2: UpstreamPeer, kind: str, memory_name: str
@@ -117,6 +119,7 @@ def impatient() -> Iterator[OurEngine]:
     engine.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("opcode", ["write", "read"])
 def test_upstream_freezes_as_target(
     impatient: OurEngine, launch: Launch, opcode: str, memory_name: str

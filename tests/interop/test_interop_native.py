@@ -105,6 +105,7 @@ def test_neighbours_become_runs(
         peer_v2.free(memory_name)
 
 
+@pytest.mark.alone
 def test_a_killed_peer_is_quiet(
     engine: mooncake.Engine, memory: Memory, launch: Launch, memory_name: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_killed_peer_is_quiet(
             assert error.quiet == mooncake.Quiet.BOTH
 
 
+@pytest.mark.alone
 def test_a_frozen_peer_is_quiet_here_only(
     engine: mooncake.Engine, memory: Memory, launch: Launch, memory_name: str
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_frozen_peer_is_quiet_here_only(
             assert error.batch_status.bytes_done < error.batch_status.bytes
 
 
+@pytest.mark.alone
 def test_cancel_is_quiet_at_a_live_peer(
     engine: mooncake.Engine, memory: Memory, launch: Launch, memory_name: str
 ) -> None:

@@ -1,9 +1,13 @@
 """Two processes of upstream's wheel over the software NIC: bytes both ways, on one host and
-between two. It proves the NIC, before our engine is measured on it."""
+between two. It proves the NIC, before our engine is measured on it. Then our engine and
+upstream's wheel as each other's peers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,3 +114,18 @@ def test_port_that_goes_down(pair: Pair, network: Network) -> None:
     network.control("set", "mlx5_0", "port=down")
     pair.refill(9)
     pair.move("write", 0, 4096, 10)
+
+
+@pytest.mark.timeout(400, method="thread")
+def test_ours_and_upstream(network: Network, wheel: Callable[[str], Path]) -> None:
+    """softnic/, in a process whose loader finds the NIC."""
+    python = wheel(KINDS["v2"].wheel)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", Path(__file__).with_name("softnic"),
+         "-q", "-ra", "--timeout=120", "-p", "no:cacheprovider"],
+        capture_output=True, text=True, timeout=390,
+        env={**os.environ, **network.environment(), "MC_UPSTREAM_PYTHON": str(python)},
+    )  # fmt: skip
+    print(result.stdout, result.stderr)
+    assert result.returncode == 0
+    assert " passed" in result.stdout and "skipped" not in result.stdout

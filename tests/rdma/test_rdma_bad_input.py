@@ -53,7 +53,7 @@ BAD_HOSTS: dict[str, tuple[str, str, dict[str, str], str, list[str]]] = {
     "all ports down": ("port=down", "", {}, "DeviceError", [DEVICE, "mlx5_1", "ip link"]),
     "port down": ("port=down", DEVICE, {}, "DeviceError", [DEVICE, "ip link"]),
     "no GID": ("gids=none", DEVICE, {}, "DeviceError", [DEVICE, "GID", "give its network"]),
-    "wrong GID": ("", DEVICE, {"MC_GID_INDEX": "9"}, "DeviceError", [DEVICE, "GID index 9"]),
+    "wrong GID": ("", DEVICE, {"MC_GID_INDEX": "9"}, "DeviceError", [DEVICE, "GID index 9", "MC_GID_INDEX"]),
     "wrong port": ("", DEVICE, {"MC_IB_PORT": "2"}, "InvalidArgument", [f"port 2 of {DEVICE}"]),
 }  # fmt: skip
 
@@ -97,8 +97,9 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     good = topology()
     clean(good)
     lines = good.stdout.splitlines()
-    assert lines[0] == f"{DEVICE} port 1: active, Ethernet, MTU 4096, used"
-    assert lines[1].split()[:3] == ["GID", "3", "198.51.100.1"] and lines[1].endswith("chosen")
+    assert lines[0] == f"{DEVICE} port 1: active, Ethernet, MTU 4096, 200 Gb/s, used"
+    assert lines[1] == "    PCIe x16, 32 GT/s"
+    assert lines[2].split()[:3] == ["GID", "3", "198.51.100.1"] and lines[2].endswith("chosen")
 
     bad = topology(SOFTNIC="mlx5_0.port=down,mlx5_1.gids=none")
     assert bad.returncode == 1 and bad.stderr == ""
