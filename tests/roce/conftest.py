@@ -1,18 +1,17 @@
-"""Fixtures: an engine here for each test, and one peer on the other host for most of them."""
+"""Fixtures, beside those of tests/conftest.py: an engine here for each test, and one peer on the
+other host for most of them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import DEVICE, IN_LAB, LabPeer, open_engine
-from kit import Pages, Running, within
+from hosts import DEVICE, HERE, IN_LAB, PROTOCOL, LabPeer, variables
+from kit import Running, environment
 from link import Link
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+from upstreams import PYTHON, Ahead
 
 
 class Shared:
@@ -21,7 +20,7 @@ class Shared:
 
     def __init__(self) -> None:
         self.peer: LabPeer | None = None
-        self.spare: Running | None = None
+        self.spare: Running | None = Running(LabPeer) if IN_LAB else None
         self.suspect = False  # a test with it has failed
         self.taken: list[LabPeer] = []
 
@@ -51,9 +50,33 @@ class Shared:
             peer.close()
 
 
-@pytest.fixture(scope="session")
+# In the lab the first one starts while tests run that need none.
+@pytest.fixture(scope="session", autouse=IN_LAB)
 def shared() -> Iterator[Shared]:
     made = Shared()
+    yield made
+    made.close()
+
+
+def interop(item: pytest.Item) -> bool:
+    return item.get_closest_marker("interop") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs upstream comes last: until then it has started."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent == here and interop(item))
+
+
+@pytest.fixture(scope="session", autouse=IN_LAB)
+def ahead(
+    request: pytest.FixtureRequest, shared: Shared, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ahead | None]:
+    """Upstream's processes, if a test needs them and they can be had."""
+    if not PYTHON.exists() or not any(map(interop, request.session.items)):
+        yield None
+        return
+    made = Ahead(tmp_path_factory.mktemp("upstream"), shared.spare)
     yield made
     made.close()
 
@@ -81,17 +104,14 @@ def victim(shared: Shared) -> Iterator[LabPeer]:
 
 
 @pytest.fixture
-def open_more() -> Iterator[Callable[..., Any]]:
+def open_more(open_engine: Callable[..., Any]) -> Callable[..., Any]:
     """open_more(devices, **env) makes an engine here that is closed after the test."""
-    engines: list[Any] = []
 
     def open_one(devices: str = DEVICE, **env: str) -> Any:
-        engines.append(open_engine(devices, **env))
-        return engines[-1]
+        with environment(**variables(**env)):
+            return open_engine(HERE, protocol=PROTOCOL, devices=devices)
 
-    yield open_one
-    for one in engines:
-        within(30, one.close)
+    return open_one
 
 
 @pytest.fixture
@@ -118,16 +138,3 @@ def lab() -> None:
     """Skip outside the lab."""
     if not IN_LAB:
         pytest.skip("needs the emulated hosts: make test-rdma")
-
-
-@pytest.fixture
-def keep() -> Iterator[Callable[..., Pages]]:
-    """keep(size, seed) maps memory that outlives the engines of the test."""
-    kept: list[Pages] = []
-
-    def get(size: int, seed: int | None = None) -> Pages:
-        kept.append(Pages(size, seed))
-        return kept[-1]
-
-    yield get
-    kept.clear()

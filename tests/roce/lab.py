@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -29,8 +30,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINKS = 3  # rail 0, rail 1, and the one for control
 SKIPPED = 77
-# A host that ends leaves the other nothing to do.
-GRACE = 20.0
+# What a console says when its host's kernel, or what the kernel starts, has given up.
+GAVE_UP = re.compile(
+    r"(?<!end )Kernel panic|^lab: (?!host \d is up|both hosts are up|host\.sh ended with 0$)"
+)
 
 
 class LabError(Exception):
@@ -43,9 +46,18 @@ class Host:
     process: subprocess.Popen[bytes]
     console: Path
 
+    def lines(self) -> list[str]:
+        return self.console.read_text(errors="replace").splitlines()
+
     def tail(self, lines: int = 25) -> str:
-        text = self.console.read_text(errors="replace").splitlines()[-lines:]
-        return "\n".join(f"    host {self.role}| {line}" for line in text)
+        return "\n".join(f"    host {self.role}| {line}" for line in self.lines()[-lines:])
+
+    def how_it_ended(self) -> str:
+        """In words, with what its console says about it."""
+        status = self.process.poll()
+        said = f": the emulator's status is {status}" if status else ""
+        found = [line.strip() for line in self.lines() if GAVE_UP.search(line)]
+        return f"host {self.role} ended{said}" + "".join(f": {line}" for line in found[-2:])
 
 
 def machine(folder: Path, role: int, ends: list[socket.socket], memory: int) -> list[str]:
@@ -53,7 +65,8 @@ def machine(folder: Path, role: int, ends: list[socket.socket], memory: int) -> 
     is emulated itself."""
     out = folder / "out"
     command_line = (
-        "console=ttyS0 loglevel=4 panic=-1 oops=panic "
+        # The emulation pays dearly for the guards against other programs' speculation.
+        "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off "
         f"lab.role={role} lab.repository={REPOSITORY} lab.out={out}"
     )
     devices = []
@@ -66,7 +79,7 @@ def machine(folder: Path, role: int, ends: list[socket.socket], memory: int) -> 
     share = "security_model=none,multidevs=remap"
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot",
-        "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", str(memory),
+        "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1", "-m", str(memory),
         "-display", "none", "-monitor", "none", "-serial", "stdio",
         "-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initramfs.gz"),
         "-append", command_line,
@@ -118,9 +131,13 @@ def results(out: Path) -> list[Result]:
     return [Result(suite, int(status), int(seconds)) for suite, status, seconds in whole]
 
 
-def follow(hosts: list[Host], out: Path, suites: list[str], limit: float) -> Iterator[Result]:
-    """Yield results as they appear, until both hosts have ended. Raises LabError."""
+def follow(
+    hosts: list[Host], out: Path, suites: list[str], limit: float, grace: float
+) -> Iterator[Result]:
+    """Yield results as they appear, until both hosts have ended. A host that has ended leaves the
+    other nothing to do: that has grace seconds then. Raises LabError."""
     deadline = time.monotonic() + limit
+    alone: float | None = None  # when one of them ended
     seen = 0
     while True:
         running = [host for host in hosts if host.process.poll() is None]
@@ -129,14 +146,24 @@ def follow(hosts: list[Host], out: Path, suites: list[str], limit: float) -> Ite
         seen = len(have)
         if not running:
             break
-        if len(running) < len(hosts):
-            deadline = min(deadline, time.monotonic() + GRACE)
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if alone is None and len(running) < len(hosts):
+            alone = now
+        if alone is not None and now > alone + grace:
+            gone = next(host for host in hosts if host not in running)
+            raise LabError(f"{gone.how_it_ended()}; the other still ran {grace:.0f} s later")
+        if now > deadline:
             roles = " and ".join(str(host.role) for host in running)
-            raise LabError(f"host {roles} still ran when the time was up ({limit:.0f} s in all)")
+            raise LabError(f"host {roles} still ran after {limit:.0f} s{lacking(suites, have)}")
         time.sleep(0.2)
-    if seen < len(suites):
-        raise LabError(f"the hosts ended before the suite {suites[seen]} did")
+    if lacks := lacking(suites, have):
+        raise LabError("; ".join(host.how_it_ended() for host in hosts) + lacks)
+
+
+def lacking(suites: list[str], have: list[Result]) -> str:
+    """Suites end in any order."""
+    missing = [suite for suite in suites if suite not in {result.suite for result in have}]
+    return f"; no result of {' and '.join(missing)}" if missing else ""
 
 
 def report(result: Result, out: Path) -> None:
@@ -168,6 +195,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("suites", nargs="+")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for everything")
+    parser.add_argument(
+        "--grace", type=float, default=20.0, help="seconds for a host once the other has ended"
+    )
     parser.add_argument("--memory", type=int, default=2048, help="MiB of each host")
     options = parser.parse_args()
     folder = options.folder.resolve()
@@ -179,7 +209,7 @@ def main() -> int:
     hosts = boot(folder, options.memory)
     failed = False
     try:
-        for result in follow(hosts, out, options.suites, options.limit):
+        for result in follow(hosts, out, options.suites, options.limit, options.grace):
             report(result, out)
             failed = failed or fails(result)
     except LabError as error:

@@ -4,7 +4,6 @@ cannot agree on."""
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,14 +11,22 @@ from typing import Any
 
 import pytest
 from blocks import Blocks, adjacent, content, mixed, scattered
-from hosts import BOUND, DEVICE, HERE, ON2, THERE, LabPeer, measured, sh, variables
-from kit import Pages, Running, environment, skip_or_fail, wait_until, within
+from hosts import BOUND, DEVICE, HERE, LONG, LabPeer, measured, sh, variables
+from kit import (
+    POISON,
+    Pages,
+    Running,
+    environment,
+    skip_or_fail,
+    stays,
+    wait_until,
+    within,
+)
 from link import Link
 from mooncake import Engine, MooncakeError, Op, PeerUnreachable, Quiet
 from upstream import UpstreamPeer
+from upstreams import PYTHON, Ahead, Upstreams
 
-REPOSITORY = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("MC_UPSTREAM_PYTHON", REPOSITORY / "build/venv-upstream/bin/python"))
 MIB = 1 << 20
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("lab", "wheel")]
 
@@ -70,30 +77,6 @@ def ours() -> Iterator[Ours]:
     one.close()
 
 
-class Upstreams:
-    """Upstream processes, on host 2 unless told otherwise."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.peers: list[UpstreamPeer] = []
-
-    def start(self, there: bool = True, port: int = 0, **env: str) -> UpstreamPeer:
-        """port 0: one that upstream chooses."""
-        log = self.folder / f"upstream{len(self.peers)}.log"
-        peer = UpstreamPeer(PYTHON, log, ON2 if there else ())
-        self.peers.append(peer)
-        host = THERE if there else HERE
-        if port:
-            env = {"MC_MIN_RPC_PORT": str(port), "MC_MAX_RPC_PORT": str(port), **env}
-        peer.start(host, {"MC_FORCE_HCA": "1", **env}, protocol="rdma", devices=DEVICE)
-        return peer
-
-    def close(self) -> None:
-        for peer in self.peers:
-            peer.kill()
-            peer.close()
-
-
 @pytest.fixture
 def upstreams(tmp_path: Path) -> Iterator[Upstreams]:
     made = Upstreams(tmp_path)
@@ -101,12 +84,10 @@ def upstreams(tmp_path: Path) -> Iterator[Upstreams]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstreamPeer]:
-    """One for most tests: its Python takes seconds to start."""
-    made = Upstreams(tmp_path_factory.mktemp("upstream"))
-    yield made.start()
-    made.close()
+@pytest.fixture
+def peer(ahead: Ahead) -> UpstreamPeer:
+    """The same for most tests: its Python takes seconds to start."""
+    return ahead.peer()
 
 
 numbers = iter(range(1_000_000))
@@ -159,6 +140,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.skipif(not LONG, reason="needs a third of them: ROCE_LONG=1; the benchmark has it too")
 def test_upstream_with_upstream(upstreams: Upstreams, peer: UpstreamPeer) -> None:
     """The lab carries what upstream does by itself."""
     here = upstreams.start(there=False)
@@ -218,21 +200,6 @@ def vacant(port: int) -> bool:
     return f":{port:04X} " not in sh("on2 run cat /proc/net/tcp /proc/net/tcp6")
 
 
-def test_upstream_restarts(start_ours: Callable[..., Ours], upstreams: Upstreams) -> None:
-    """A new process at the old address, before and after which bytes move."""
-    mine = start_ours()
-    port = 16800
-    for first in ("ours", "upstream"):
-        wait_until(lambda: vacant(port), f"port {port} of host 2 is free", 30)
-        peer = upstreams.start(port=port)
-        exchange = Exchange(mine, peer, scattered([4096] * 20, seed=5))
-        for initiator in (first, *({"ours", "upstream"} - {first})):
-            exchange.run(initiator, "write")
-            exchange.run(initiator, "read")
-        exchange.memory.close()
-        peer.kill()
-
-
 def test_ours_restarts(start_ours: Callable[..., Ours], peer: UpstreamPeer) -> None:
     """A new engine at the old address. It begins: upstream learns of the new queue pairs from its
     handshake. By itself upstream, whose queue pairs try for ever on soft-RoCE, never would."""
@@ -273,25 +240,69 @@ def test_another_number_of_queue_pairs(
     fine.close()
 
 
-def test_upstream_is_killed(
-    start_ours: Callable[..., Ours], upstreams: Upstreams, peer: UpstreamPeer
+def begin(exchange: Exchange, op: Op) -> Any:
+    """A batch of ours with all blocks of the exchange."""
+    segment = exchange.ours.engine.open_segment(exchange.peer.session)
+    here, there = exchange.here.address, exchange.there
+    near, far = (here, there) if op is Op.WRITE else (there, here)
+    source, target, length = exchange.blocks.at(near, far)
+    local, remote = (source, target) if op is Op.WRITE else (target, source)
+    return segment.submit(op, local, remote, length, deadline=60)
+
+
+def both_ways(mine: Ours, peer: UpstreamPeer, first: str) -> None:
+    """Bytes move, and the first to begin is as told."""
+    exchange = Exchange(mine, peer, scattered([4096] * 20, seed=5))
+    for initiator in (first, *({"ours", "upstream"} - {first})):
+        exchange.run(initiator, "write")
+        exchange.run(initiator, "read")
+    exchange.close()
+
+
+def test_upstream_is_killed_and_comes_back(
+    start_ours: Callable[..., Ours], ahead: Ahead, upstreams: Upstreams
 ) -> None:
-    """An error in bounded time; then the engine goes on with another."""
-    mine, victim = start_ours(), upstreams.start()
-    exchange = Exchange(mine, victim, adjacent(256, 65_536))
-    segment = mine.engine.open_segment(victim.session)
-    batch = segment.submit(
-        Op.WRITE, *exchange.blocks.at(exchange.here.address, exchange.there), deadline=60
+    """It is killed while nothing moves, and another process is at its address. That one is killed
+    in the middle of transfers."""
+    mine, first = start_ours(), ahead.victim()
+    both_ways(mine, first, "ours")
+    port = int(first.session.rsplit(":", 1)[1])
+    first.kill()
+    wait_until(lambda: vacant(port), f"port {port} of host 2 is free", 30)
+    second = upstreams.start(port=port)
+    assert second.session == first.session
+    both_ways(mine, second, "upstream")
+    killed_meanwhile(mine, second)
+    both_ways(mine, ahead.peer(), "ours")
+
+
+def killed_meanwhile(mine: Ours, victim: UpstreamPeer) -> None:
+    """In the middle of a write and a read: errors in bounded time that say how far each came, and
+    no late byte."""
+    exchanges = [Exchange(mine, victim, scattered([65_536] * 256, seed=4)) for _ in Op]
+    batches = [begin(each, op) for each, op in zip(exchanges, Op, strict=True)]
+    wait_until(
+        lambda: all(each.poll().bytes_done > 0 or each.done for each in batches), "bytes move", 30
     )
     victim.kill()
     began = time.monotonic()
-    with batch, pytest.raises(MooncakeError) as raised:
-        within(BOUND, batch.wait)
-    measured(f"upstream killed: {time.monotonic() - began:.2f} s: {raised.value}")
-    assert isinstance(raised.value, ConnectionError)
-    assert raised.value.quiet in (Quiet.LOCAL, Quiet.BOTH)
-    other = Exchange(mine, peer, adjacent(4, 4096))
-    other.run("ours", "write")
+    for op, exchange, batch in zip(Op, exchanges, batches, strict=True):
+        with batch, pytest.raises(MooncakeError) as raised:
+            within(BOUND, batch.wait)
+        took, error, status = time.monotonic() - began, raised.value, raised.value.batch_status
+        exchange.here.fill(POISON)
+        measured(
+            f"upstream killed during a {op.name.lower()}, {status.bytes_done} of {status.bytes} "
+            f"bytes moved: {took:.2f} s: {error}"
+        )
+        assert isinstance(error, ConnectionError), error
+        assert error.quiet in (Quiet.LOCAL, Quiet.BOTH), error
+        assert 0 < status.bytes_done < status.bytes
+    for exchange in exchanges:
+        stays(lambda e=exchange: (e.here.array == POISON).all(), "no late byte here", 0.3)
+    assert mine.engine.stats().batches_open == 0
+    with pytest.raises(ConnectionError):
+        exchanges[0].run("ours", "write")
 
 
 def test_cancel_says_that_upstream_cannot_confirm(ours: Ours, peer: UpstreamPeer) -> None:
