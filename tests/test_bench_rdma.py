@@ -24,8 +24,9 @@ import rdma_table
 import rdma_targets
 from processes import BenchError
 from rdma_contenders import LOOP, OURS_C, UPSTREAM, NicContender, contenders
+from rdma_outcomes import ALONE, BESIDE, LARGE, SMALL, Outcomes, latency
 from rdma_replay import Replays
-from results import Results, Sample
+from results import Latency, Results, Sample
 from softnic import COPYING, PATHS, SoftNic, words
 
 BENCH = REPOSITORY / "tests" / "bench" / "bench_rdma.py"
@@ -139,14 +140,15 @@ def test_no_replay_no_verdict() -> None:
 # -- the lab
 
 LAB: dict[str, Any] = {
-    "facts": {"rounds": 2, "absent": {}},
+    "facts": {"rounds": 2, "absent": {"upstream": "512 B scattered: the process has ended"},
+              "compared": ["ours", "upstream"]},
     "cells": [
         {"size": 4096, "layout": "contiguous",
          "samples": {"ours": [9.0, 10.0], "upstream": [4.0, 5.0], "ib_write_bw": [5.0, 6.0]}},
         {"size": MIB, "layout": "contiguous",
          "samples": {"ours": [10.0, 10.0], "upstream": [12.0, 12.0], "ib_write_bw": [8.0, 8.0]}},
         {"size": MIB, "layout": "scattered",
-         "samples": {"ours": [10.0, 10.0], "upstream": [9.0, 9.0]}},
+         "samples": {"ours": [None, 10.0, 10.0], "upstream": [9.0, 9.0, None]}},
     ],
 }  # fmt: skip
 
@@ -168,6 +170,18 @@ def test_ib_write_bw_stands_beside_scattered_blocks_too() -> None:
     assert "| 1 MiB | scattered" in text and text.index("4 KiB") < text.index("1 MiB")
 
 
+def test_the_table_of_the_lab_says_what_was_not_compared_and_who_failed() -> None:
+    text = rdma_table.lab(rdma_lab.read(LAB))
+    assert "ib_write_bw does not compare the bytes." in text and "ours does" not in text
+    assert "upstream is absent: 512 B scattered: the process has ended" in text
+
+
+def test_a_round_in_which_one_failed_gives_no_ratio() -> None:
+    lab = rdma_lab.read(LAB)
+    assert lab.ratio(MIB, "scattered", "ours", "upstream") == pytest.approx(10 / 9)
+    assert lab.speed(MIB, "scattered", "upstream") == 9.0
+
+
 def test_a_lab_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Quiet:
         def line(self, text: str) -> None: ...
@@ -181,6 +195,52 @@ def test_a_lab_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     assert "there is no qemu" in lab.why_not
     found = rdma_targets.verdicts(None, lab, None)
     assert found == [], "nothing was measured, and nothing is claimed"
+
+
+# -- outcomes
+
+
+def outcomes() -> Outcomes:
+    found = Outcomes(1_000_000, "1M")
+    found.calls = {
+        ALONE: {0: Latency(10, 20, 100), 1: Latency(10, 30, 100), 2: Latency(10, 50, 100)},
+        BESIDE: {0: Latency(20, 40, 50), 1: Latency(20, 120, 50), 2: Latency(20, 500, 50)},
+    }
+    found.cancels = {SMALL: [1.0, 2.0, 99.0], LARGE: [1.0, 101.0]}
+    found.firsts = {"lists": [900.0, 950.0, 5000.0], "arrays": [1100.0], "pages": [99.0]}
+    return found
+
+
+def test_outcomes_are_held_against_their_targets() -> None:
+    found = rdma_targets.verdicts(None, None, None, outcomes())
+    beside = verdict(found, "P99 over alone")
+    assert beside.value == pytest.approx(4) and beside.outcome == "MISSED", "median of the ratios"
+    assert verdict(found, "cancel of 64 B").outcome == "met"
+    large = verdict(found, "cancel of 1 MiB")
+    assert large.value == pytest.approx(101) and large.outcome == "MISSED", "the worst counts"
+    lists = verdict(found, "first work request", "lists")
+    assert lists.value == pytest.approx(950) and lists.outcome == "met"
+    assert verdict(found, "first work request", "arrays").outcome == "MISSED"
+    assert verdict(found, "first work request", "pages").outcome == "met"
+
+
+def test_outcomes_that_were_not_measured_are_not_met() -> None:
+    found = rdma_targets.verdicts(None, None, None, Outcomes(1000, "1M", why_not="no NIC"))
+    assert {each.outcome for each in found} == {"not measured"}
+
+
+def test_the_table_of_outcomes_has_medians_and_the_worst() -> None:
+    lines = rdma_table.outcomes(outcomes()).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")][1:-1] for line in lines]
+    assert rows[2][1:] == ["10.0", "30.0", "", "300"]
+    assert rows[3][1:] == ["20.0", "120.0", "", "150"]
+    assert rows[4][1:] == ["2,000.0", "", "99,000.0", "3"]
+    assert rows[6][1:] == ["950.0", "", "5,000.0", "3"]
+
+
+def test_percentiles_of_calls() -> None:
+    assert latency([float(n) for n in range(200)]) == Latency(100.0, 198.0, 200)
+    assert latency([7.0]) == Latency(7.0, 7.0, 1)
 
 
 # -- options and the NIC
@@ -285,7 +345,26 @@ def test_a_smoke_run_replays_the_incident(nic_folder: Path) -> None:
     assert all(each["failures"] == [] for each in replay["passes"])
 
 
+def test_a_smoke_run_measures_outcomes(nic_folder: Path) -> None:
+    report = nic_folder / "outcomes.json"
+    done = run(
+        "--quick", "--parts", "outcomes", "--build", str(nic_folder), "--json", str(report),
+        "--outcome-rate", "200k", "--outcome-blocks", "20000",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())["outcomes"]
+    assert found["why_not"] == "" and found["blocks"] == 20_000
+    alone, beside = (found["calls"][which]["0"] for which in (ALONE, BESIDE))
+    assert alone["calls"] > 0 and beside["p50_us"] > 0
+    assert found["used"]["0"] > 0.5, "the large call uses the NIC meanwhile"
+    for kind in (SMALL, LARGE):
+        assert len(found["cancels"][kind]) == 3 and min(found["cancels"][kind]) > 0
+    for form in ("lists", "arrays", "pages"):
+        assert 0 < found["firsts"][form][0] < 10e6, form
+    assert done.stdout.count("until both sides are quiet") == 2
+
+
 def test_without_a_nic_it_says_so(tmp_path: Path) -> None:
-    done = run("--quick", "--parts", "cost,replay", "--build", str(tmp_path))
+    done = run("--quick", "--parts", "cost,replay,outcomes", "--build", str(tmp_path))
     assert done.returncode == 1, done
     assert "there is no software NIC" in done.stdout and "Traceback" not in done.stderr

@@ -11,6 +11,9 @@ Parts:
           ib_write_bw and upstream
   replay  the incident, `mooncake replay`, over a software NIC that moves bytes, with a limit of
           work requests and of bandwidth
+  outcomes  calls of 10 blocks alone and beside one of 1,000,000 on a NIC with a limit of work
+          requests; the time from a cancel until both sides are quiet; the time from the begin
+          of a call of 1,000,000 blocks until its first work request is posted
 
 Rounds are interleaved, each contender once a round in an order that turns, the others stopped
 meanwhile; figures are medians over the rounds, ratios medians of the rounds' ratios. All bytes are
@@ -34,6 +37,7 @@ import bench
 import machine
 import rdma_lab
 import rdma_options
+import rdma_outcomes
 import rdma_replay
 import rdma_table
 import rdma_targets
@@ -47,6 +51,7 @@ from programs import RDMA_NAMES, Programs
 from progress import Progress
 from rdma_contenders import NicContender, contenders
 from rdma_lab import Lab
+from rdma_outcomes import Outcomes
 from rdma_pair import NicField
 from rdma_replay import Replays
 from results import Results
@@ -60,10 +65,11 @@ class Found:
     limits: dict[str, Results] = field(default_factory=dict)  # by work requests a second
     lab: Lab | None = None
     replays: Replays | None = None
+    outcomes: Outcomes | None = None
     interrupted: bool = False
 
     def verdicts(self) -> list[targets.Verdict]:
-        return rdma_targets.verdicts(self.cost, self.lab, self.replays)
+        return rdma_targets.verdicts(self.cost, self.lab, self.replays, self.outcomes)
 
 
 def main() -> int:
@@ -106,6 +112,8 @@ def run(
                 )  # fmt: skip
         if "replay" in options.parts:
             found.replays = rdma_replay.measure(nic, options, progress)
+        if "outcomes" in options.parts:
+            found.outcomes = rdma_outcomes.measure(nic, options, progress)
         if "lab" in options.parts:
             found.lab = rdma_lab.measure(options, progress)
     finally:
@@ -115,7 +123,9 @@ def run(
 def steps(options: argparse.Namespace) -> int:
     """Rounds of all parts; one for the lab, whose rounds are its own."""
     sizes = len(options.sizes)
-    each = {"cost": sizes, "limit": sizes * len(options.limits), "replay": 1, "lab": 0}
+    each = {
+        "cost": sizes, "limit": sizes * len(options.limits), "replay": 1, "outcomes": 1, "lab": 0,
+    }  # fmt: skip
     return sum(options.rounds * each[part] for part in options.parts) or 1
 
 
@@ -158,6 +168,9 @@ def document(
     if found.replays is not None:
         parts.append("### The incident")
         parts += replay_part(found.replays)
+    if found.outcomes is not None:
+        parts.append("### Beside others, cancelled, and first")
+        parts += outcomes_part(found.outcomes)
     if found.lab is not None:
         parts.append("### Soft-RoCE between two emulated hosts, MB/s")
         why = found.lab.why_not
@@ -176,6 +189,16 @@ def replay_part(found: Replays) -> list[str]:
     return [said, rdma_table.replay(found)] if found.reports else [said]
 
 
+def outcomes_part(found: Outcomes) -> list[str]:
+    said = (
+        f"Between two of ours, from Python, microseconds. Small calls: the NIC takes {found.rate} "
+        f"work requests a second. The large call has {found.blocks:,} blocks of 64 B."
+    )
+    if found.why_not:
+        said += f" Ended early: {found.why_not}"
+    return [said, rdma_table.outcomes(found)] if found.calls else [said]
+
+
 def write(facts: dict[str, str], found: Found, options: argparse.Namespace) -> None:
     settings = {
         "rounds": options.rounds, "seconds": options.seconds, "batch": options.batch,
@@ -188,6 +211,8 @@ def write(facts: dict[str, str], found: Found, options: argparse.Namespace) -> N
         report["limit"] = {rate: results.as_json() for rate, results in found.limits.items()}
     if found.replays is not None:
         report["replay"] = found.replays.as_json()
+    if found.outcomes is not None:
+        report["outcomes"] = found.outcomes.as_json()
     if found.lab is not None:
         report["lab"] = found.lab.as_json()
     report["targets"] = rdma_targets.as_json(found.verdicts())
@@ -199,8 +224,10 @@ def ours_failed(found: Found) -> bool:
     """A peer that cannot run, or a lab that cannot be had, is no failure of the benchmark."""
     by_nic = [each for each in (found.cost, *found.limits.values()) if each is not None]
     names = [name for each in by_nic for name in (*each.failed, *each.absent)]
-    replay = found.replays is not None and bool(found.replays.why_not)
-    return replay or any(name.startswith("ours") for name in names)
+    if found.lab is not None:
+        names += found.lab.absent
+    ended = any(each is not None and each.why_not for each in (found.replays, found.outcomes))
+    return ended or any(name.startswith("ours") for name in names)
 
 
 if __name__ == "__main__":

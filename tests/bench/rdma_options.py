@@ -11,7 +11,7 @@ import options as cli
 from machine import REPOSITORY
 
 CONTENDERS = ("loop", "ours", "upstream")
-PARTS = ("cost", "limit", "lab", "replay")
+PARTS = ("cost", "limit", "lab", "replay", "outcomes")
 
 
 def parse(about: str | None) -> argparse.Namespace:
@@ -38,6 +38,10 @@ def parse(about: str | None) -> argparse.Namespace:
                       help="replay: Gb/s of the link; by default 4")  # fmt: skip
     what.add_argument("--replay-scale", type=cli.positive, default=32, metavar="N",
                       help="replay: --load-scale, an N-th of the load; by default 32")  # fmt: skip
+    what.add_argument("--outcome-rate", type=rate, default="1M", metavar="R",
+                      help="outcomes: work requests a second; by default 1M")  # fmt: skip
+    what.add_argument("--outcome-blocks", type=cli.positive, metavar="N",
+                      help="outcomes: blocks of the large call; by default 1000000")  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=cli.positive, help="7 by default")
     how.add_argument("--lab-rounds", type=cli.positive, default=7, help="7 by default")
@@ -65,6 +69,7 @@ def checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> arg
     rounds, length = (1, 0.05) if options.quick else (7, 0.3)
     options.rounds = options.rounds or rounds
     options.seconds = options.seconds or length
+    options.outcome_blocks = options.outcome_blocks or (100_000 if options.quick else 1_000_000)
     options.memory *= cli.MIB
     options.build = options.build.resolve()
     options.json = options.json or options.build / "bench-rdma.json"

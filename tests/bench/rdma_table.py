@@ -9,6 +9,7 @@ from plan import Cell, named
 from rdma_contenders import LOOP, OURS_C, UPSTREAM, NicContender
 from rdma_lab import Lab
 from rdma_options import per_second
+from rdma_outcomes import ALONE, BESIDE, FORMS, LARGE, SMALL, Outcomes
 from rdma_replay import FIFO, RUNS, Pass, Replays, cpu_per_gib, messages_per_mib
 from results import Results, Sample
 from table import aligned, lacking, number, times
@@ -91,8 +92,35 @@ def row(found: Replays, passes: list[Pass]) -> list[str]:
     return [number(found.median(passes, of), form) for of, form in columns]
 
 
+def outcomes(found: Outcomes) -> str:
+    """Microseconds: of calls medians of the rounds' P50 and P99, of the rest over all."""
+    rows = [["what", "P50", "P99", "worst", "of"]]
+    for which in (ALONE, BESIDE):
+        calls = list(found.calls.get(which, {}).values())
+        if calls:
+            rows.append([
+                f"a call of 10 blocks, {which}",
+                f"{statistics.median(each.p50_us for each in calls):,.1f}",
+                f"{statistics.median(each.p99_us for each in calls):,.1f}", "",
+                f"{sum(each.calls for each in calls):,}",
+            ])  # fmt: skip
+    for kind, what in ((SMALL, "64 B blocks at 100k/s"), (LARGE, "1 MiB blocks at 4 Gb/s")):
+        took = [1e3 * each for each in found.cancels.get(kind, [])]
+        rows.append([f"cancel until quiet, {what}", *middle_and_worst(took)])
+    for form in FORMS:
+        took = found.firsts.get(form, [])
+        rows.append([f"first work request, {form}", *middle_and_worst(took)])
+    return aligned(rows, text_columns=1)
+
+
+def middle_and_worst(took: list[float]) -> list[str]:
+    if not took:
+        return ["-", "", "-", "0"]
+    return [f"{statistics.median(took):,.1f}", "", f"{max(took):,.1f}", str(len(took))]
+
+
 def lab(found: Lab) -> str:
-    """MB/s, medians over the rounds; a column for each tool."""
+    """MB/s, medians over the rounds; a column for each tool. Then what is to be known of them."""
     tools = found.tools()
     rows = [["block", "pattern", *tools]]
     for size, pattern in found.cells():
@@ -100,4 +128,6 @@ def lab(found: Lab) -> str:
             named(size), pattern,
             *(number(found.speed(size, pattern, tool), ",.1f") or "-" for tool in tools),
         ])  # fmt: skip
-    return aligned(rows, text_columns=2)
+    said = [f"{tool} does not compare the bytes." for tool in tools if tool not in found.compared]
+    said += [f"{tool} is absent: {reason}" for tool, reason in found.absent.items()]
+    return "\n\n".join([aligned(rows, text_columns=2), *said])

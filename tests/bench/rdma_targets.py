@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from plan import named
 from rdma_contenders import LOOP, OURS_C, OURS_PYTHON, UPSTREAM
 from rdma_lab import CONTIGUOUS, OURS, PATTERNS, PERFTEST, THEIRS, Lab
+from rdma_outcomes import LARGE, SMALL, Outcomes
 from rdma_replay import FIFO, RUNS, Replays, cpu_per_gib, messages_per_mib, per_token
-from results import Results
+from results import Results, median_of
 from targets import Verdict
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -76,7 +77,28 @@ def of_lab(lab: Lab) -> Iterator[Verdict]:
             )  # fmt: skip
 
 
-def verdicts(cost: Results | None, lab: Lab | None, replays: Replays | None) -> list[Verdict]:
+def of_outcomes(found: Outcomes) -> Iterator[Verdict]:
+    large = f"{found.blocks:,}-block call"
+    yield Verdict(
+        f"10-block calls beside a {large}, {found.rate} work requests/s: P99 over alone", 3.0,
+        found.slower(), at_most=True,
+    )  # fmt: skip
+    for kind, what in ((SMALL, "64 B blocks"), (LARGE, "1 MiB blocks")):
+        yield Verdict(
+            f"cancel of {what}: ms until both sides are quiet, the worst", 100.0,
+            max(found.cancels.get(kind, []), default=None), at_most=True,
+        )  # fmt: skip
+    for form, most in (("lists", 1000.0), ("arrays", 1000.0), ("pages", 100.0)):
+        yield Verdict(
+            f"first work request of a {large}, {form}: us from its begin", most,
+            median_of(found.firsts.get(form, [])), at_most=True,
+        )  # fmt: skip
+
+
+def verdicts(
+    cost: Results | None, lab: Lab | None, replays: Replays | None,
+    outcomes: Outcomes | None = None,
+) -> list[Verdict]:  # fmt: skip
     found: list[Verdict] = []
     if cost is not None:
         found += of_cost(cost)
@@ -84,6 +106,8 @@ def verdicts(cost: Results | None, lab: Lab | None, replays: Replays | None) -> 
         found += of_lab(lab)
     if replays is not None:
         found += of_replay(replays)
+    if outcomes is not None:
+        found += of_outcomes(outcomes)
     return found
 
 

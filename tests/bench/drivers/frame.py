@@ -163,8 +163,8 @@ class Driver:
 COMMANDS = ("open", "fill", "same", "expect", "aim", "once", "run", "latency", "counters")
 
 
-def serve(driver: Driver) -> None:
-    """Answer commands until stdin ends."""
+def serve(driver: object, commands: tuple[str, ...] = COMMANDS) -> None:
+    """Answer commands, which are methods of the driver, until stdin ends."""
     # A pair that is stopped when its parent is killed must not stay for ever.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -172,7 +172,7 @@ def serve(driver: Driver) -> None:
     for line in sys.stdin:
         op, *words = line.split()
         try:
-            if op not in COMMANDS:
+            if op not in commands:
                 raise ValueError(f"unknown command {op!r}")
             answer = {"ok": True, **getattr(driver, op)(*words)}
         except Exception as error:
