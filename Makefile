@@ -4,19 +4,26 @@
 PYTHON    ?= python3
 GO        ?= go
 FUZZTIME  ?= 5s
+# In make test, the fuzzing and the packages of make nocgo: there those whose code is not the same
+# with cgo, or whose tests leave something out with the race detector. The others' tests compile
+# (tests/house), and make race runs them.
+TEST_FUZZTIME ?= 3s
+TEST_PURE     ?= ./core ./core/metadata ./rdma
 # Of make demo; see `build/venv/bin/mooncake replay --help`.
 DEMO_ARGS ?=
 # Of the short demo in make test.
 TEST_DEMO_ARGS ?= --load-scale 32 --scale 8
 BENCH_ARGS     ?=
 PYTEST_ARGS    ?=
+# Processes of make pytest and make interop at the same time; 1: one after the other, in order.
+PYTEST_JOBS    ?= 3
 # Releases of upstream's wheel that the interop tests run against: TCP framing
 # version 2; version 1 with one request a connection; version 1 that keeps them.
 UPSTREAM_V2      = 0.3.13.post1
 UPSTREAM_V1      = 0.3.9
 UPSTREAM_V1_KEEP = 0.3.11
 
-export PYTHON GO
+export PYTHON GO PYTEST_JOBS
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN ?= auto
 
@@ -32,7 +39,7 @@ LDFLAGS = -X=runtime.godebugDefault=invalidptr=0 -extldflags '"-Wl,--version-scr
 PYFILES = $(shell find python -name '*.py' -o -name py.typed) $(wildcard pyproject.toml README.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lib check vet fmt race nocgo fuzz abi pytest upstream interop sglang test-rdma demo test bench bench-rdma clean
+.PHONY: help setup lib check vet fmt race nocgo nocgo-short fuzz abi pytest upstream interop sglang test-rdma demo test bench bench-rdma clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,7 +51,7 @@ setup: ## check for compilers and Python; as root install what is missing
 # done again, and never written in place: a process may have it mapped.
 lib: ## build python/mooncake/libmooncake.so
 	@mkdir -p build/so
-	$(GO) build -buildvcs=false -trimpath -buildmode=c-shared -ldflags "$(LDFLAGS)" -o build/so/libmooncake.so ./capi
+	flock build/so/lock $(GO) build -buildvcs=false -trimpath -buildmode=c-shared -ldflags "$(LDFLAGS)" -o build/so/libmooncake.so ./capi
 	@cmp -s build/so/libmooncake.so $(LIB) || { cp build/so/libmooncake.so $(LIB).new && mv $(LIB).new $(LIB); }
 
 check: vet ## go vet, and that every Go file is formatted
@@ -61,7 +68,11 @@ race: ## every Go test, with the race detector
 	$(GO) test -race ./...
 
 nocgo: ## the pure packages' tests without cgo
-	CGO_ENABLED=0 $(GO) test $(PURE)
+	CGO_ENABLED=0 $(GO) test $(NOCGO_ARGS) $(PURE)
+
+# In make test: -short leaves out what make race has shown of the same code.
+nocgo-short:
+	@$(MAKE) --no-print-directory nocgo PURE="$(TEST_PURE)" NOCGO_ARGS=-short
 
 fuzz: ## every fuzz target for FUZZTIME (5s)
 	@$(TOOLS)/fuzz.sh $(FUZZTIME)
@@ -85,7 +96,7 @@ $(VENV)/tests-installed: $(VENV)/installed tests/requirements.txt
 	@touch $@
 
 pytest: $(VENV)/tests-installed ## the Python tests, against the installed package
-	$(VENV)/bin/python -m pytest tests --ignore=tests/interop --ignore=tests/serving --ignore=tests/roce -q -ra --timeout=120 $(PYTEST_ARGS)
+	@$(TOOLS)/pytest.sh $(VENV)/bin/python tests --ignore=tests/interop --ignore=tests/serving --ignore=tests/roce -q -ra --timeout=120 $(PYTEST_ARGS)
 
 upstream: ## install upstream's wheels, each into a virtual environment of its own
 	@$(TOOLS)/setup.sh upstream
@@ -94,7 +105,7 @@ upstream: ## install upstream's wheels, each into a virtual environment of its o
 	@$(TOOLS)/upstream.sh build/venv-upstream-v1-keep $(UPSTREAM_V1_KEEP)
 
 interop: $(VENV)/tests-installed upstream ## the tests with upstream's wheels as peers
-	$(VENV)/bin/python -m pytest tests/interop -q -ra --timeout=180 $(PYTEST_ARGS)
+	@$(TOOLS)/pytest.sh $(VENV)/bin/python tests/interop -q -ra --timeout=180 $(PYTEST_ARGS)
 
 SGLANG = build/venv-sglang
 sglang: lib ## the integration of sglang, with its releases' sources and torch
@@ -119,7 +130,8 @@ demo: setup ## on a fresh checkout: build, install with pip, and replay the inci
 	$(VENV)/bin/mooncake advise build/demo.json
 
 test: ## on a fresh checkout: everything above, a short demo, and a summary
-	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo fuzz abi pytest interop sglang test-rdma "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
+	@MAKE="$(MAKE)" $(TOOLS)/test.sh setup lib check race nocgo-short abi pytest interop \
+		"test-rdma &" "fuzz FUZZTIME=$(TEST_FUZZTIME)" sglang wait "demo DEMO_ARGS=$(TEST_DEMO_ARGS)"
 
 $(VENV)/bench-installed: $(VENV)/installed tests/bench/requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt \

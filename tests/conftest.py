@@ -21,8 +21,10 @@ from peers import Peer
 from stage import Stage
 
 HERE = Path(__file__).parent
-# test_rdma.py runs these, in processes that have a software NIC.
-collect_ignore = [] if "SOFTNIC_DIR" in os.environ else ["rdma"]
+# Whose groups take the longest: so that no worker is alone with one at the end.
+BEGIN_WITH = {"test_rdma.py", "test_local_conformance.py", "test_replay.py"}
+# test_rdma.py and interop/test_interop_softnic.py run these, in processes that have a software NIC.
+collect_ignore = [] if "SOFTNIC_DIR" in os.environ else ["rdma", "interop/softnic"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: runs with --long only")
+    config.addinivalue_line(
+        "markers", "alone: is about time, or must be quick: tools/pytest.sh runs it beside no other"
+    )
     os.environ["MC_LOCAL"] = "0"  # as in default_variables, for fixtures of modules
     # A shell without job control starts what runs in the background with these ignored, and
     # a program that is started so has no Ctrl-C to test.
@@ -43,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    workers = config.pluginmanager.hasplugin("xdist")
     for item in items:
         if item.path.parent == HERE:
             # A call that hangs in the library keeps Python from running the signal
@@ -50,6 +56,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(method="thread"))
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="takes long: give --long to run it"))
+        if workers:
+            item.add_marker(pytest.mark.xdist_group(worker_group(item)))
+    if workers:
+        items.sort(key=lambda item: item.path.name not in BEGIN_WITH)
+
+
+def worker_group(item: pytest.Item) -> str:
+    """Tests of one group run in one worker of pytest-xdist, in their order: those of a file,
+    which have fixtures in common; not those that have nothing in common and take long."""
+    if item.path.name in ("test_rdma.py", "test_softnic.py"):
+        return item.name
+    if item.path.name == "test_interop_transfer.py":
+        return str(getattr(item, "originalname", item.name))
+    callspec = getattr(item, "callspec", None)
+    way = callspec.params.get("default_variables", "") if callspec else ""
+    return f"{item.path.stem}-{way}".rstrip("-")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import mooncake
 import numpy as np
-import pytest
 
 T = TypeVar("T")
 
@@ -33,6 +32,8 @@ POISON = 0xA5
 
 def skip_or_fail(feature: str, reason: str) -> None:
     """Skip the test, or fail it when MC_REQUIRE, a comma separated list, has the feature."""
+    import pytest  # here: peers need it not, and it is most of what they would import
+
     required = os.environ.get("MC_REQUIRE", "").replace(" ", "").split(",")
     if feature in required:
         pytest.fail(f"MC_REQUIRE contains {feature}, but {reason}")
@@ -153,10 +154,28 @@ class Pages:
         return hashlib.sha256(self.array.data).hexdigest()
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+# Ports below those that the kernel gives away by itself, and above the engine's own: each
+# worker of pytest-xdist has a range, so that no test takes a port another has just found free.
+_WORKER_PORTS = 1500
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_next_port = os.getpid() % _WORKER_PORTS
+
+
+def free_port(neighbours: int = 1) -> int:
+    """The first of so many ports side by side that nobody listens on now, on any address."""
+    global _next_port
+    for _ in range(_WORKER_PORTS):
+        begin = _next_port % (_WORKER_PORTS - neighbours)
+        port = 20000 + _worker % 8 * _WORKER_PORTS + begin
+        _next_port = begin + neighbours
+        try:
+            with contextlib.ExitStack() as stack:
+                for number in range(port, port + neighbours):
+                    stack.enter_context(socket.create_server(("", number)))
+                return port
+        except OSError:
+            continue
+    raise AssertionError(f"no {neighbours} free ports side by side")
 
 
 def engine_environment(**more: str) -> dict[str, str]:

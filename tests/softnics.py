@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -27,13 +28,17 @@ def unavailable() -> str:
 
 
 def build(folder: Path, flags: str = "") -> Path:
-    """Builds it into folder, or does nothing if it is there and up to date."""
-    subprocess.run(
-        [str(SOURCES / "build.sh"), str(folder)],
-        env={**os.environ, "SOFTNIC_CFLAGS": flags},
-        check=True,
-        timeout=120,
-    )
+    """Builds it into folder, or does nothing if it is there and up to date. One at a time: the
+    workers of pytest-xdist use the same folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(
+            [str(SOURCES / "build.sh"), str(folder)],
+            env={**os.environ, "SOFTNIC_CFLAGS": flags},
+            check=True,
+            timeout=120,
+        )
     return folder
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -46,7 +44,7 @@ def test_a_restarted_peer_is_found_again_without_help(
     one: Any, source: Pages, start_peer: Callable[..., Peer]
 ) -> None:
     """Both of the peer's ports come from a range of two, so it has the same session again."""
-    low = two_free_ports()
+    low = free_port(neighbours=2)
     ports = {"MC_MIN_RPC_PORT": str(low), "MC_MAX_RPC_PORT": str(low + 1)}
     old = start_peer(**ports)
     remote = old.memory("kv", SIZE, at=0x6200_0000_0000)
@@ -62,17 +60,6 @@ def test_a_restarted_peer_is_found_again_without_help(
         assert within(5, one.transfer_sync_write, new.session, source.address, remote, SIZE) == 0
         assert new.sha("kv") == source.sha()
         old = new
-
-
-def two_free_ports() -> int:
-    """The first of two neighbouring ports that nobody listens on; below the kernel's own."""
-    for low in range(20000 + os.getpid() % 5000, 32000, 2):
-        try:
-            with socket.create_server(("", low)), socket.create_server(("", low + 1)):
-                return low
-        except OSError:
-            continue
-    raise AssertionError("no two free ports")
 
 
 def test_a_dead_peer_fails_fast_and_is_found_when_it_is_back(
@@ -128,7 +115,7 @@ def test_failures_go_to_the_log_and_do_not_flood_it(
 
 def test_variables_set_after_import_are_seen(drop_in: Callable[..., Any]) -> None:
     """os.environ is written through to the C library, which the engine asks."""
-    low = two_free_ports()
+    low = free_port(neighbours=2)
     with environment(MC_MIN_RPC_PORT=str(low), MC_MAX_RPC_PORT=str(low + 1)):
         assert drop_in().get_rpc_port() in (low, low + 1)
     assert 15000 <= drop_in().get_rpc_port() <= 17000

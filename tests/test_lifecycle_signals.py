@@ -69,6 +69,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("program", [WAIT, WRITE], ids=["wait", "write"])
 def test_ctrl_c_in_a_wait(stage: Stage, program: str) -> None:
     code, stdout, stderr = in_flight(stage, program)

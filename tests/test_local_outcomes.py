@@ -14,6 +14,9 @@ from kit import POISON, Pages, Running, free_port, stays, wait_until, within
 from mooncake import DeadlineExceeded, Fenced, Op, PeerRestarted, PeerUnreachable, Quiet, Rejected
 from peers import Peer, PeerError
 
+# They catch a batch in the middle.
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 SIZE = 64 * MIB
 WAYS = ["on", "packed", "cma"]

@@ -253,6 +253,7 @@ def test_a_byte_that_arrives_wrong_is_a_failure(tmp_path: Path, verify: str) -> 
 # -- ramp
 
 
+@pytest.mark.alone
 def test_a_ramp_names_its_stages_and_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     result = replay(
@@ -282,6 +283,7 @@ def test_a_ramp_names_its_stages_and_its_limit(tmp_path: Path) -> None:
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.alone
 def test_a_wrong_byte_in_a_ramp_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(CORRUPT.replace("number == 5", "True"))
     environment = engine_environment()

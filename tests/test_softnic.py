@@ -115,16 +115,19 @@ def near(limit: float, attempt: Callable[[], float]) -> None:
     pytest.fail(f"asked for {limit}, got {got}")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["null", "copy"])
 @pytest.mark.parametrize("rate", [100_000, 500_000])
 def test_message_rate(network: Network, rate_program: Path, rate: int, mode: str) -> None:
     near(rate, lambda: measure(network, rate_program, f"mode={mode},rate={rate}")[0])
 
 
+@pytest.mark.alone
 def test_bandwidth(network: Network, rate_program: Path) -> None:
     near(500, lambda: measure(network, rate_program, "bandwidth=4", size=65536)[1])
 
 
+@pytest.mark.alone
 def test_null_mode_costs_next_to_nothing(network: Network, rate_program: Path) -> None:
     got, _ = measure(network, rate_program, "mode=null")
     assert got > 5_000_000
@@ -169,6 +172,7 @@ def test_control_needs_a_network(network: Network) -> None:
     assert str(network.folder) in done.stderr
 
 
+@pytest.mark.alone
 def test_settings_do_not_outlive_their_users(network: Network, rate_program: Path) -> None:
     measure(network, rate_program, "mode=null,rate=1M")
     got, _ = measure(network, rate_program, "mode=null")

@@ -18,6 +18,7 @@ from test_lifecycle import LOOPBACK
 PAGE = 4096
 
 
+@pytest.mark.alone
 def test_python_runs_while_a_thread_waits(stage: Stage) -> None:
     stage.peer.freeze()
     batch = stage.submit(deadline=math.inf)
@@ -38,6 +39,7 @@ def test_python_runs_while_a_thread_waits(stage: Stage) -> None:
     batch.close()
 
 
+@pytest.mark.alone
 def test_waiting_takes_no_processor_time(stage: Stage) -> None:
     stage.peer.freeze()
     batch = stage.submit(deadline=math.inf)

@@ -60,6 +60,7 @@ def test_the_duration_of_an_ended_batch_stands(stage: Stage) -> None:
         assert batch.poll().duration == batch.poll().duration
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("timeout", [0, 0.05, 0.25])
 def test_a_wait_that_times_out_cancels_nothing(frozen: Stage, timeout: float) -> None:
     batch = frozen.submit(deadline=math.inf)

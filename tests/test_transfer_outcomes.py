@@ -61,6 +61,7 @@ def cancelled_on_the_way(stage: Stage, op: Op) -> Cancelled:
     raise AssertionError("20 times the batch was done before it could be cancelled")
 
 
+@pytest.mark.alone  # the peer confirms in time
 def test_cancelled_write_with_a_live_peer_is_quiet_at_both_ends(stage: Stage) -> None:
     began = time.monotonic()
     error = cancelled_on_the_way(stage, Op.WRITE)
@@ -73,6 +74,7 @@ def test_cancelled_write_with_a_live_peer_is_quiet_at_both_ends(stage: Stage) ->
     assert stage.peer.sha("kv") == at_the_peer
 
 
+@pytest.mark.alone  # the peer confirms in time
 def test_cancelled_read_with_a_live_peer_is_quiet_at_both_ends(stage: Stage) -> None:
     error = cancelled_on_the_way(stage, Op.READ)
     assert error.quiet is Quiet.BOTH, error
