@@ -26,7 +26,7 @@ run() { # STEP
 ended() { # TARGET STATUS BEGIN END
     local outcome=passed
     [ "$2" -eq 0 ] || outcome=FAILED failed=1
-    summary+=$(echo "$3 $4" | awk -v t="$1" -v o=$outcome '{ printf "  %-10s %-7s %5.0f s", t, o, $2 - $1 }')$'\n'
+    summary+=$(echo "$3 $4" | awk -v t="$1" -v o=$outcome '{ printf "  %-12s %-7s %5.0f s", t, o, $2 - $1 }')$'\n'
 }
 
 wait_for_all() {
