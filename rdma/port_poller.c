@@ -98,9 +98,9 @@ static void rest(struct mcp_port *port, struct pollfd fds[2]) {
 
 /*
  * While a feeder or a waiter takes completions itself the poller would be woken for each
- * arming, find nothing, and contend for the queues. It leaves them to that thread then, until somebody
- * counts on it (port_lean): who sleeps until a ticket ends, a feeder that is turned away, one
- * that is done while something is in flight. A sleeper first counts itself and then looks
+ * arming, find nothing, and contend for the queues. It leaves them to that thread then, until
+ * somebody counts on it (port_lean): who sleeps until a ticket ends, a feeder that is turned
+ * away, one that is done while something is in flight. A sleeper first counts itself and then looks
  * whether the poller naps, the poller first says so and then looks for sleepers. The time
  * is for a feeder that stops for a reason that nobody sees, such as a preemption; to be woken
  * by a clock costs as much as a thousand pieces.
